@@ -65,15 +65,19 @@ class StatMemo(Generic[T]):
         self._known: dict[str, tuple[Signature, T]] = {}
         self._guard = threading.Lock()
 
-    def get(self, name: str) -> T:
-        """Return what is in a file, by its path. Raises OSError, and what ``read`` raises."""
-        signature = Signature.of(os.stat(name))  # noqa: PTH116
+    def get(self, name: str, handle: int | None = None) -> T:
+        """Return what is in a file, by its path. Raises OSError, and what ``read`` raises.
+
+        ``handle`` is a descriptor of the file, for one whose path others may change.
+        """
+        place = name if handle is None else f"/proc/self/fd/{handle}"
+        signature = Signature.of(os.stat(place))  # noqa: PTH116
         known = self._known.get(name)
         if known is not None and known[0] == signature:
             return known[1]
         started = time.time_ns()
-        found = self._read(name)
-        if signature.settled(started) and Signature.of(os.stat(name)) == signature:  # noqa: PTH116
+        found = self._read(place)
+        if signature.settled(started) and Signature.of(os.stat(place)) == signature:  # noqa: PTH116
             with self._guard:
                 self._known.pop(name, None)  # so that it is the newest
                 self._known[name] = signature, found

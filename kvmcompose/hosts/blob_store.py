@@ -41,10 +41,16 @@ class FileSize(msgspec.Struct, frozen=True):
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """A local file, and the SHA-256 of its content."""
+    """A local file, and the SHA-256 of its content. ``shown`` is its path in messages, if it is another."""
 
     digest: str
     source: Path
+    shown: str = ""
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        return self.shown or str(self.source)
 
 
 class BlobStore(Protocol):

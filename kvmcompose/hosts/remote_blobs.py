@@ -210,7 +210,7 @@ class RemoteBlobStore:
                 break
         why = "its digest differs" if done.status == OTHER_CONTENT else done.complaint
         raise DriverError(
-            f"cannot send {blob.source} to {self._runner.name}: {why}", hint=_ROOM_HINT.format(blob.source)
+            f"cannot send {blob.name} to {self._runner.name}: {why}", hint=_ROOM_HINT.format(blob.name)
         )
 
 

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import msgspec
 
-from kvmcompose.effects.opening import open_regular
+from kvmcompose.effects.opening import open_regular, open_regular_below
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts import _volume_program
 from kvmcompose.hosts.blob_store import Blob
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.remote_blobs import PIECE, SMALL, RemoteBlobStore
-from kvmcompose.hosts.volume_tree import VolumeChange, VolumeEntry, VolumeTree, in_one_line
+from kvmcompose.hosts.volume_tree import VolumeChange, VolumeEntry, VolumeTree, in_one_line, opened_volume
 
 _T = TypeVar("_T")
 
@@ -50,7 +51,7 @@ class VolumeStore(Protocol):
         change: VolumeChange,
         progress: Callable[[int], None],
     ) -> Sequence[Kept]:
-        """Send what has changed of the volume ``source``, which is in ``folder`` on the main host.
+        """Send what has changed of the volume ``source`` of the project, whose folder here is ``folder``.
 
         What containers have made stays. ``progress`` is called with the number of bytes of each piece. When
         interrupted, the next call finishes it. Raises DriverError.
@@ -91,6 +92,21 @@ class RemoteVolumeStore:
         progress: Callable[[int], None],
     ) -> Sequence[Kept]:
         """Send large files by themselves, resumable, and the others with what is put in place at once."""
+        with ExitStack() as stack:
+            try:
+                volume = await in_thread(stack.enter_context, opened_volume(folder, source))
+            except (OSError, RuntimeError) as error:
+                raise DriverError(f"the volume {source} cannot be read: {error}") from error
+            return await self._put(project, _Here(source, volume), tree, change, progress)
+
+    async def _put(
+        self,
+        project: str,
+        here: _Here,
+        tree: VolumeTree,
+        change: VolumeChange,
+        progress: Callable[[int], None],
+    ) -> Sequence[Kept]:
         kept: list[Kept] = []
         batches = list(_batches([(path, tree[path]) for path in change.put]))
         for number, batch in enumerate(batches):
@@ -98,16 +114,19 @@ class RemoteVolumeStore:
             for path, entry in batch:
                 if _is_large(entry):
                     sent[path] = f"sent-{len(sent)}"
-                    blob = Blob(entry.value, folder / path if path else folder)
                     place = f"{_volume_program.PLACE}/{sent[path]}"
-                    await self._blobs.stage(project, place, blob, progress)
+                    with await in_thread(here.open, path) as file:
+                        # the file that is open, whatever its name becomes
+                        source = Path(f"/proc/self/fd/{file.fileno()}")
+                        blob = Blob(entry.value, source, shown=here.shown(path))
+                        await self._blobs.stage(project, place, blob, progress)
             request = _Request(
-                source=source,
+                source=here.source,
                 drop=change.dropped if number == 0 else (),
                 put=[(path, entry, sent.get(path)) for path, entry in batch],
                 last=number == len(batches) - 1,
             )
-            carried = await in_thread(_contents, folder, request)
+            carried = await in_thread(_contents, here, request)
             printed = await self._run(project, "put", msgspec.json.encode(request) + b"\n" + carried)
             progress(len(carried))
             kept += self._decoded(printed, _Done).kept
@@ -152,23 +171,36 @@ def _batches(entries: Sequence[tuple[str, VolumeEntry]]) -> Iterator[Sequence[tu
     yield batch
 
 
-def _contents(folder: Path, request: _Request) -> bytes:
+class _Here(msgspec.Struct, frozen=True):
+    """A volume on the main host, whose containers may write to it: ``handle`` is its descriptor."""
+
+    source: str
+    handle: int
+
+    def open(self, path: str) -> BinaryIO:
+        """Open a regular file, following no link. Raises DriverError."""
+        try:
+            if path:
+                return os.fdopen(open_regular_below(self.handle, path), "rb")
+            return os.fdopen(open_regular(f"/proc/self/fd/{self.handle}"), "rb")
+        except OSError as error:
+            raise DriverError(f"cannot read {self.shown(path)}: {error.strerror}") from error
+
+    def shown(self, path: str) -> str:
+        """Return a path for messages."""
+        return in_one_line(f"{self.source}/{path}" if path else self.source)
+
+
+def _contents(here: _Here, request: _Request) -> bytes:
     """Return the contents of the files that are carried. Raises DriverError."""
     found = []
     for path, entry, sent in request.put:
         if entry.kind != "file" or sent is not None:
             continue
-        try:
-            with os.fdopen(open_regular(folder / path if path else folder, follow=False), "rb") as file:
-                data = file.read(entry.size + 1)
-        except OSError as error:
-            raise DriverError(f"cannot read {_shown(folder, path)}: {error.strerror}") from error
+        with here.open(path) as file:
+            data = file.read(entry.size + 1)
         if len(data) != entry.size:
-            text = f"{_shown(folder, path)} changed while it was sent"
+            text = f"{here.shown(path)} changed while it was sent"
             raise DriverError(text, hint="run kvm-compose up again")
         found.append(data)
     return b"".join(found)
-
-
-def _shown(folder: Path, path: str) -> str:
-    return in_one_line(str(folder / path if path else folder))

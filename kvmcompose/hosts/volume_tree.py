@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.effects.opening import kind_of
+from kvmcompose.effects.opening import kind_of, open_below, open_folder
 
 #: The most files, folders and links in a volume.
 MOST_ENTRIES = 20_000
@@ -42,34 +43,51 @@ def in_one_line(path: str) -> str:
     return path if path.isprintable() else repr(path)
 
 
-def read_tree(project: Path, source: str, digest: Callable[[str], str]) -> VolumeTree:
-    """Return what is in the volume ``source`` of the project folder ``project``.
+@contextmanager
+def opened_volume(project: Path, source: str) -> Iterator[int]:
+    """Open the volume ``source`` of the project folder ``project``, as a path (``O_PATH``).
 
-    ``digest`` returns the SHA-256 of a file of the project by its path. Links in a volume are not followed.
-    Raises KvmComposeError for what cannot be sent.
+    Containers of this host may write to it, and put links into it at any moment: what is in it is to be
+    opened from this descriptor, without links. Raises OSError, RuntimeError for links that go in a circle,
+    and KvmComposeError for what cannot be sent.
     """
     top = project.resolve()
+    whole = (project / source).resolve(strict=True)
+    if not whole.is_relative_to(top):
+        raise KvmComposeError(
+            f"the volume {source} is a link out of the project folder",
+            hint=f"replace it by what it points to, {_HERE}",
+        )
+    inside = str(whole.relative_to(top))
+    if not _OURS.isdisjoint({inside, inside.partition("/")[0]}):
+        raise KvmComposeError(
+            f"the volume {source} has artefacts in it, which other hosts are not sent as a whole",
+            hint=f"mount a folder of its own, {_HERE}",
+        )
+    with ExitStack() as stack:
+        folder = open_folder(top)
+        stack.callback(os.close, folder)
+        volume = open_below(folder, inside, os.O_PATH)
+        stack.callback(os.close, volume)
+        yield volume
+
+
+def read_tree(project: Path, source: str, digest: Callable[[str, int], str]) -> VolumeTree:
+    """Return what is in the volume ``source`` of the project folder ``project``.
+
+    ``digest`` returns the SHA-256 of a file of the project by its path and a descriptor of it. Links in a
+    volume are not followed. Raises KvmComposeError for what cannot be sent.
+    """
     try:
-        whole = (project / source).resolve(strict=True)
-        if not whole.is_relative_to(top):
-            raise KvmComposeError(
-                f"the volume {source} is a link out of the project folder",
-                hint=f"replace it by what it points to, {_HERE}",
-            )
-        inside = str(whole.relative_to(top))
-        if not _OURS.isdisjoint({inside, inside.partition("/")[0]}):
-            raise KvmComposeError(
-                f"the volume {source} has artefacts in it, which other hosts are not sent as a whole",
-                hint=f"mount a folder of its own, {_HERE}",
-            )
         entries = {}
-        for path, entry in _entries(project, source, inside, digest):
-            entries[path] = entry
-            if len(entries) > MOST_ENTRIES:
-                raise KvmComposeError(
-                    f"the volume {source} has more than {MOST_ENTRIES} files",
-                    hint=f"mount folders with fewer files, {_HERE}",
-                )
+        with opened_volume(project, source) as volume:
+            for path, entry in _entries(volume, source, digest):
+                entries[path] = entry
+                if len(entries) > MOST_ENTRIES:
+                    raise KvmComposeError(
+                        f"the volume {source} has more than {MOST_ENTRIES} files",
+                        hint=f"mount folders with fewer files, {_HERE}",
+                    )
     except (OSError, RuntimeError) as error:  # RuntimeError: links that go in a circle
         why = error.strerror if isinstance(error, OSError) else "its links go in a circle"
         name = os.fspath(getattr(error, "filename", None) or source)
@@ -78,18 +96,17 @@ def read_tree(project: Path, source: str, digest: Callable[[str], str]) -> Volum
 
 
 def _entries(
-    project: Path, source: str, inside: str, digest: Callable[[str], str]
+    volume: int, source: str, digest: Callable[[str, int], str]
 ) -> Iterator[tuple[str, VolumeEntry]]:
-    folder = os.path.join(project.resolve(), inside)  # noqa: PTH118 (pathlib takes most of the time)
-    status = os.stat(folder, follow_symlinks=False)  # noqa: PTH116
+    status = os.fstat(volume)
     if stat.S_ISREG(status.st_mode):
-        yield "", _file(status, inside, digest)
+        yield "", _file(status, source, volume, digest)
         return
     if not stat.S_ISDIR(status.st_mode):
         raise _unfit(source, status.st_mode)
     yield "", VolumeEntry("folder", status.st_mode & 0o777)
-    for where, folders, files, handle in os.fwalk(folder, onerror=_raise, follow_symlinks=False):
-        prefix = os.path.relpath(where, folder) + "/" if where != folder else ""
+    for where, folders, files, handle in os.fwalk(".", onerror=_raise, follow_symlinks=False, dir_fd=volume):
+        prefix = where[2:] + "/" if where != "." else ""
         folders.sort()
         for name in sorted([*folders, *files]):
             path = prefix + name
@@ -100,31 +117,39 @@ def _entries(
                     f"the volume {source} has a file whose name is not UTF-8: {path!r}",
                     hint=f"rename it, {_HERE}",
                 ) from None
-            yield path, _entry(f"{source}/{path}", f"{inside}/{path}", name, handle, digest)
+            yield path, _entry(f"{source}/{path}", name, handle, digest)
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _entry(shown: str, path: str, name: str, folder: int, digest: Callable[[str], str]) -> VolumeEntry:
-    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if stat.S_ISLNK(status.st_mode):
-        target = os.readlink(name, dir_fd=folder)
-        try:
-            target.encode()
-        except UnicodeEncodeError:
-            raise KvmComposeError(f"{shown!r} is a link to a name that is not UTF-8") from None
-        return VolumeEntry("link", 0o777, target)
-    if stat.S_ISDIR(status.st_mode):
-        return VolumeEntry("folder", status.st_mode & 0o777)
-    if not stat.S_ISREG(status.st_mode):
-        raise _unfit(shown, status.st_mode)
-    return _file(status, path, digest)
+def _entry(path: str, name: str, folder: int, digest: Callable[[str, int], str]) -> VolumeEntry:
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        status = os.fstat(handle)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.readlink("", dir_fd=handle)
+            try:
+                target.encode()
+            except UnicodeEncodeError:
+                raise KvmComposeError(f"{path!r} is a link to a name that is not UTF-8") from None
+            return VolumeEntry("link", 0o777, target)
+        if stat.S_ISDIR(status.st_mode):
+            return VolumeEntry("folder", status.st_mode & 0o777)
+        if not stat.S_ISREG(status.st_mode):
+            raise _unfit(path, status.st_mode)
+        return _file(status, path, handle, digest)
+    finally:
+        os.close(handle)
 
 
-def _file(status: os.stat_result, path: str, digest: Callable[[str], str]) -> VolumeEntry:
-    return VolumeEntry("file", status.st_mode & 0o777, digest(path), status.st_size)
+def _file(status: os.stat_result, path: str, handle: int, digest: Callable[[str, int], str]) -> VolumeEntry:
+    try:
+        return VolumeEntry("file", status.st_mode & 0o777, digest(path, handle), status.st_size)
+    except OSError as error:
+        error.filename = path  # it was opened by its descriptor
+        raise
 
 
 def _unfit(shown: str, mode: int) -> KvmComposeError:

@@ -23,7 +23,7 @@ from kvmcompose.hosts.errors import DriverError, HostLostError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.remote_blobs import SMALL, RemoteBlobStore
 from kvmcompose.hosts.volume_store import Kept, RemoteVolumeStore
-from kvmcompose.hosts.volume_tree import MOST_ENTRIES, VolumeTree, difference, read_tree
+from kvmcompose.hosts.volume_tree import MOST_ENTRIES, VolumeEntry, VolumeTree, difference, read_tree
 
 pytestmark = [
     pytest.mark.real,
@@ -51,7 +51,7 @@ class Place:
         asyncio.run(self.blobs.open("lab", "desk:/lab"))
 
     def tree(self, source: str = "html") -> VolumeTree:
-        return read_tree(self.project, source, lambda path: digest_file(str(self.project / path)))
+        return read_tree(self.project, source, lambda _, handle: digest_file(f"/proc/self/fd/{handle}"))
 
     def up(self, source: str = "html") -> Sequence[Kept]:
         async def run() -> Sequence[Kept]:
@@ -59,8 +59,7 @@ class Place:
             change = difference(tree, held.get(source, {}))
             if not change.put and not change.dropped:
                 return []
-            folder = (self.project / source).resolve()
-            return await self.store.put("lab", source, folder, tree, change, self.sent.append)
+            return await self.store.put("lab", source, self.project, tree, change, self.sent.append)
 
         self.sent.clear()
         return asyncio.run(run())
@@ -356,7 +355,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_put(place: Place) -> None:
     for text in ("new\n", "longer\n"):
         file.write_text(text)
         with pytest.raises(DriverError, match="changed while it was sent"):
-            asyncio.run(place.store.put("lab", "html", place.here, tree, change, place.sent.append))
+            asyncio.run(place.store.put("lab", "html", place.project, tree, change, place.sent.append))
     assert place.files() == {}
     place.up()
     assert place.files() == {"page": "longer\n"}
@@ -396,7 +395,7 @@ def test_where_it_is_interrupted_it_goes_on(place: Place, at: int, monkeypatch: 
     blobs = RemoteBlobStore(Lost(at), place.there.parents[1], place.there.parents[2] / "store")
     try:
         call = RemoteVolumeStore(blobs).put(
-            "lab", "html", place.here, tree, difference(tree, {}), place.sent.append
+            "lab", "html", place.project, tree, difference(tree, {}), place.sent.append
         )
         asyncio.run(call)
     except HostLostError:
@@ -404,6 +403,47 @@ def test_where_it_is_interrupted_it_goes_on(place: Place, at: int, monkeypatch: 
     assert place.up() == []
     assert place.is_settled()
     assert {path: len(text) for path, text in place.files().items()} == {"large": SMALL + 1, "page": 5}
+
+
+# -- containers of the main host write to the volume, too
+
+
+def test_a_folder_that_becomes_a_link_while_it_is_looked_at_is_not_followed(place: Place) -> None:
+    place.write("keys/key", "public")
+    (place.outside / "key").write_text("secret")
+
+    def digest(_path: str, handle: int) -> str:
+        (place.here / "keys").rename(place.here / "other")
+        (place.here / "keys").symlink_to(place.outside)
+        return digest_file(f"/proc/self/fd/{handle}")
+
+    tree = read_tree(place.project, "html", digest)
+    assert tree["keys/key"].value == hashlib.sha256(b"public").hexdigest()
+
+
+@pytest.mark.parametrize("size", [6, SMALL + 1])
+@pytest.mark.parametrize("trick", ["folder", "file", "volume", "pipe"])
+def test_what_becomes_a_link_or_a_pipe_is_not_sent(place: Place, trick: str, size: int) -> None:
+    """The digest is that of the file of the host, as if the link had been there when it was taken."""
+    secret = b"s" * size
+    (place.outside / "key").write_bytes(secret)
+    key = place.write("keys/key", "p" * size)
+    tree = {
+        **place.tree(),
+        "keys/key": VolumeEntry("file", 0o644, hashlib.sha256(secret).hexdigest(), size),
+    }
+    change = difference(tree, {})
+    if trick == "pipe":
+        key.unlink()
+        os.mkfifo(key)
+    else:
+        away = {"folder": key.parent, "file": key, "volume": place.here}[trick]
+        away.rename(place.project / "moved")
+        (place.outside / "keys").symlink_to(".")
+        away.symlink_to(place.outside / ("key" if trick == "file" else ""))
+    with pytest.raises(KvmComposeError, match=r"cannot read html/keys/key|is a link out of the project"):
+        asyncio.run(place.store.put("lab", "html", place.project, tree, change, place.sent.append))
+    assert secret.decode() not in place.files().values()
 
 
 # -- what is in a volume

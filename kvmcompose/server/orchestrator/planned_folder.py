@@ -38,11 +38,11 @@ class PlannedFolder(ProjectFolder):
         """Which artefacts will not be there, or are not as a build leaves them. Raises OSError."""
         return super().inspect(path for path in paths if path not in self.to_be_made)
 
-    def digest(self, path: str) -> str:
+    def digest(self, path: str, handle: int | None = None) -> str:
         """The SHA-256 of a file, or for unknown content a text that equals no digest. Raises OSError."""
         made = self.to_be_made.get(path)
         if made is None:
-            return super().digest(path)
+            return super().digest(path, handle)
         if made.text is not None:
             return digest_bytes(made.text.encode())
         return made.digest or f"to be made: {path}"

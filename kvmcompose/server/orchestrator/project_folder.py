@@ -83,11 +83,12 @@ class ProjectFolder:
         private.refuse_foreign(self.location / ".kvm-compose")
         return inspect(self.location, paths)
 
-    def digest(self, path: str) -> str:
-        """The SHA-256 of a file. Raises OSError."""
+    def digest(self, path: str, handle: int | None = None) -> str:
+        """The SHA-256 of a file, which may be open as ``handle``. Raises OSError."""
         if self.member is not None:
             return self.member.digest(self.location / path)
-        return _digests.get(os.path.join(self.location, path))  # noqa: PTH118 (pathlib takes most of the time)
+        # pathlib takes most of the time
+        return _digests.get(os.path.join(self.location, path), handle)  # noqa: PTH118
 
     def backing_file(self, path: str) -> str | None:
         """What a disk lies on. Raises KvmComposeError, or OSError."""

@@ -99,8 +99,9 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         if change.found is None:
             await _name_other_copies(work, host, volume, step)
         sent: list[int] = []
-        folder = (context.location / volume).resolve()
-        kept = await host.volumes.put(context.project, volume, folder, tree, difference, sent.append)
+        kept = await host.volumes.put(
+            context.project, volume, context.location, tree, difference, sent.append
+        )
         for each in kept[:_NAMED]:
             path, beside = in_one_line(each.path), in_one_line(each.name)
             text = f"{path} was changed on {host.name}, too: that one is beside it, as {beside}"
