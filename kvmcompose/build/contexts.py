@@ -69,7 +69,7 @@ class Contexts:
 
         def pack() -> tuple[PackedContext, str]:
             found = self._files.members(path, modes)
-            packed, digests = self._pack(found, _Source(self._files.path(path), FOR_GUEST))
+            packed, digests = self._pack(found, _Source(self._files, path, FOR_GUEST))
             return packed, self._files.members_digest(path, found, lambda each: digests[each.name])
 
         return self._once(self._packed, (path, tuple(sorted(modes.items()))), pack)
@@ -79,7 +79,7 @@ class Contexts:
 
         def pack() -> tuple[PackedContext, tuple[ContextEntry, ...]]:
             found = self._files.build_members(path, dockerfile)
-            packed, digests = self._pack(found, _Source(self._files.path(path), for_image(dockerfile)))
+            packed, digests = self._pack(found, _Source(self._files, path, for_image(dockerfile)))
             return packed, entries_of(found, lambda each: digests[each.name])
 
         return self._once(self._of_images, (path, dockerfile), pack)
@@ -131,16 +131,23 @@ def _discard(file: io.BufferedRandom) -> None:
 
 
 class _Source:
-    """Opens the files of a context, as long as they are not too large in all."""
+    """Opens the files of a context, as long as they are not too large in all, and in the project."""
 
-    def __init__(self, whole: Path, purpose: Purpose) -> None:
-        self._whole = whole
+    def __init__(self, files: FolderFiles, context: str, purpose: Purpose) -> None:
+        self._files = files
+        self._whole = files.path(context)
         self._purpose = purpose
         self._left = CARRIED_LIMIT
 
     def opener(self, path: Path) -> Callable[[], BinaryIO]:
         def opened() -> BinaryIO:
             file = os.fdopen(open_regular(path), "rb")
+            if not self._files.holds(file.fileno()):
+                file.close()
+                raise KvmComposeError(
+                    f"{str(path)!r} became a link out of the project folder while it was read",
+                    hint="does a container write to this folder? Use another one as its volume",
+                )
             self._left -= os.fstat(file.fileno()).st_size
             if self._left < 0:
                 file.close()

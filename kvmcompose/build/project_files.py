@@ -101,6 +101,14 @@ class FolderFiles:
             self._inside[path] = resolved is not None and self._allowed(resolved)
         return self._inside[path]
 
+    def holds(self, descriptor: int) -> bool:
+        """Return whether an open file is in the project folder or an allowed folder, however it was reached.
+
+        What was a file when it was listed may have become a link meanwhile: containers write to volumes.
+        """
+        place = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115 (it need not exist any more)
+        return self._allowed(Path(place))
+
     def may_hold(self, folder: str) -> bool:
         """Return whether builds may write to a folder at this place. It is not recorded as an input."""
         resolved = resolve(self.path(folder))

@@ -55,6 +55,22 @@ def test_what_was_packed_stays_and_can_be_read_by_many(files: FolderFiles, size:
     assert packed.sha256.hexdigest() == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("what", ["context/small", "context"])
+def test_what_becomes_a_link_out_of_the_project_is_not_packed(files: FolderFiles, what: str) -> None:
+    """A container whose volume it is can put a link there at any moment."""
+    outside = files.folder.with_name(f"{files.folder.name}-outside")
+    outside.mkdir()
+    (outside / "small").write_text("secret of the host")
+    assert files.flaws("context", {}) == ()  # it is listed
+    assert files.build_flaws("context", "small") == ()
+    (files.folder / what).rename(files.folder / "moved")
+    (files.folder / what).symlink_to(outside / ("" if what == "context" else "small"))
+    known = Contexts(files, 0)
+    for pack in (lambda: known.packed("context", {}), lambda: known.packed_for_image("context", "small")):
+        with pytest.raises(KvmComposeError, match="became a link out of the project folder"):
+            pack()
+
+
 def test_a_file_that_shrinks_meanwhile_is_an_error() -> None:
     class Shrinking(io.BytesIO):
         def read(self, _size: int | None = -1) -> bytes:
