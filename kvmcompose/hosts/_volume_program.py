@@ -226,8 +226,12 @@ class CopiedVolume:
         """Remove what was replaced, unless it was changed in the last moment."""
         if seen(self.place, "old", *candidates) == _OTHER:
             after = free_name(parent, name)
-            os.link("old", after, src_dir_fd=self.place, dst_dir_fd=parent, follow_symlinks=False)
             self.kept.append((shown, after))
+            try:
+                os.link("old", after, src_dir_fd=self.place, dst_dir_fd=parent, follow_symlinks=False)
+            except PermissionError:  # a folder has one name
+                os.rename("old", after, src_dir_fd=self.place, dst_dir_fd=parent)
+                return
         os.unlink("old", dir_fd=self.place)
 
     def write(self, parent: int, name: str, entry: Entry, content: int) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_file
+from kvmcompose.hosts._volume_program import CopiedVolume
 from kvmcompose.hosts.errors import DriverError, HostLostError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.remote_blobs import SMALL, RemoteBlobStore
@@ -312,6 +313,25 @@ def test_links_that_are_swapped_meanwhile_lead_nowhere(place: Place) -> None:
         thread.join()
     assert list(place.outside.iterdir()) == []
     assert place.outside.stat().st_uid == 0
+
+
+def test_what_became_a_folder_in_the_last_moment_is_kept(place: Place) -> None:
+    """It was to be removed, as it was what had been put. It blocks no later call."""
+    place.write("page", "page\n")
+    place.up()
+    notes = place.there.parent / ".kvm-compose/volumes"
+    (notes / "old").mkdir()
+    (notes / "old" / "theirs").write_text("theirs\n")
+    top, aside, there = (os.open(path, os.O_DIRECTORY) for path in (notes.parents[1], notes, place.there))
+    try:
+        volume = CopiedVolume(top, aside, "html", {})
+        volume.look_back(there, "page", [["file", 0o644, "0" * 64, 5]], "html/page")
+    finally:
+        for each in (top, aside, there):
+            os.close(each)
+    assert volume.kept == [("html/page", "page.orig")]
+    assert place.files() == {"page": "page\n", "page.orig": "/", "page.orig/theirs": "theirs\n"}
+    assert os.listdir(notes) == ["record.json"]  # noqa: PTH208
 
 
 def test_the_folder_above_a_volume_is_no_link(place: Place) -> None:
