@@ -13,6 +13,7 @@ import pytest
 from kvmcompose.core.commands import Down, Power, PowerVerb, Reconnect, Up
 from kvmcompose.core.deployment import Action, ActionState, Phase
 from kvmcompose.hosts.fake import Failure
+from kvmcompose.hosts.fake_world import FakeContainer
 from kvmcompose.server import guest_watch, reconnection
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.guest_watch import GuestWatches
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from conftest import Lab
     from golden.bench import Bench
-    from kvmcompose.hosts.fake_world import FakeContainer
 
 YAML = """\
 machines:
@@ -151,6 +151,27 @@ def is_connected(lab: Lab, guest: str) -> bool:
 
 def reconnections_run(lab: Lab) -> bool:
     return any(each.state is ActionState.RUNNING for each in reconnections(lab))
+
+
+def test_starts_of_what_is_no_guest_are_not_taken_note_of(lab: Lab) -> None:
+    """An engine may report them without end."""
+    for number in range(5):
+        ghost = FakeContainer(project="lab", guest=f"ghost-{number}", id=f"{number}", image="tiny:1")
+        ghost.state, ghost.started = "running", time.time()
+        lab.world.containers[f"lab-ghost-{number}"] = ghost
+
+    async def run() -> set[str]:
+        found = set()
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(1),
+                contextlib.aclosing(lab.orchestrator.starts(lab.deployment)) as all_,
+            ):
+                async for each in all_:
+                    found.add(each)
+        return found
+
+    assert asyncio.run(run()) == {"web", "db"}
 
 
 def test_a_daemon_connects_what_was_restarted(lab: Lab) -> None:

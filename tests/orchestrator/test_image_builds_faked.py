@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -10,6 +12,8 @@ from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage
+from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.server.orchestrator.runtimes import _built_images
 from orchestrator.projects import built_project
 
 if TYPE_CHECKING:
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from conftest import Lab
     from golden.bench import Bench
     from kvmcompose.hosts.fake_world import World
+    from kvmcompose.providers.drivers import HostDrivers
+    from kvmcompose.server.orchestrator.context import Context
 
 YAML = """\
 machines:
@@ -193,6 +199,35 @@ def test_purge_names_what_others_use(lab: Lab) -> None:
     assert f"{lab.world.images[used].tags[0]} stays on one: " in text
     assert "a container uses it" in text
     assert [each.tags for each in built(lab.world)] == [lab.world.images[used].tags]
+
+
+class _Stubborn:
+    """Images of an engine that removes nothing, or has another one each time."""
+
+    def __init__(self, *, others: bool) -> None:
+        self.others = others
+        self.removed: list[str] = []
+
+    async def of_project(self, _project: str) -> list[FoundImage]:
+        name = f"sha256:{len(self.removed) if self.others else 0:064x}"
+        return [FoundImage(id=name, tags=(), digests=(), size=1, project="lab", build="k")]
+
+    async def remove_image(self, _project: str, name: str) -> None:
+        self.removed.append(name)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_purge_ends_with_an_engine_that_removes_nothing(others: bool) -> None:
+    images = _Stubborn(others=others)
+    context, host = SimpleNamespace(project="lab"), SimpleNamespace(name="two", images=images)
+
+    async def run() -> list[str]:
+        async with asyncio.timeout(20):
+            return [*await _built_images.purge(cast("Context", context), cast("HostDrivers", host))]
+
+    kept = asyncio.run(run())
+    assert len(images.removed) == (_built_images._MOST_ROUNDS if others else 1)
+    assert others or kept == [f"sha256:{0:064x} stays on two: its engine lists it still"]
 
 
 def test_the_main_host_is_purged_of_what_it_built_for_others(lab: Lab) -> None:

@@ -47,6 +47,8 @@ _LOOK_AGAIN, _BETWEEN_LOOKS = 5.0, 0.1
 _ID = re.compile("[0-9a-f]{1,64}")
 #: How many containers are remembered for a listener that is busy; if there are more, it looks at all.
 _MOST_WAITING = 1000
+#: If more containers of a project than this are known, all are looked at: it is twice the largest testbed.
+_MOST_KNOWN = 20_000
 
 
 class _EventActor(msgspec.Struct, rename={"id": "ID", "attributes": "Attributes"}):
@@ -135,6 +137,8 @@ class EngineEvents:
                         listener.tell_all()
                     continue
                 changed = following(known, found)
+                if ids is not None and len(known) > _MOST_KNOWN:  # it reports what it does not list
+                    listener.tell_all()
                 listener.known = frozenset(known)
                 for each in changed:
                     yield each

@@ -75,10 +75,11 @@ async def starts(context: Context) -> AsyncGenerator[str]:
     runtimes = {guest.run.runtime for guest in guests if guest.run is not None}
     if not runtimes:
         return
+    identities = {guest.state.identity for guest in guests}
     boots: dict[str, str] = {}
     async with aclosing(guest_events(context, runtimes)) as events:
         async for event in events:
-            if event.state != _RUNNING:
+            if event.state != _RUNNING or event.guest not in identities:
                 continue
             if boots.get(event.guest) != event.boot:
                 yield event.guest

@@ -40,6 +40,7 @@ class Reporting:
         self.projects = {"1": "p", "2": "q"}
         self.streams: list[queue.Queue[bytes]] = []
         self.refuses = self.ends_at_once = False
+        self.unlisted: set[str] = set()
         self.asked: list[str] = []
         self.filters: dict[str, Any] = {}
 
@@ -52,7 +53,7 @@ class Reporting:
             return [
                 {"Id": each, "Names": [f"/c{each}"], "Labels": self.labels(each)}
                 for each in self.states
-                if self.projects[each] == "p"
+                if self.projects[each] == "p" and each not in self.unlisted
             ]
         each = path.split("/")[-2]
         if each not in self.states:
@@ -320,6 +321,29 @@ def test_a_listener_that_is_busy_keeps_no_more_than_so_many() -> None:
             listener.tell(str(number), "p")
         assert not listener._waiting
         assert await listener.changed() is None
+
+    asyncio.run(run())
+
+
+def test_containers_that_an_engine_reports_and_does_not_list_are_not_remembered(
+    path: Path, engine: Reporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_MOST_KNOWN", 5)
+
+    async def run() -> None:
+        containers = drive(path)
+        follower = Follower(containers)
+        await follower.sees(("1", "running"))
+        await settled()
+        engine.unlisted = {f"{number:x}" for number in range(16, 32)}
+        for each in engine.unlisted:
+            engine.states[each], engine.projects[each] = "running", "p"
+            engine.report(each)
+        async with asyncio.timeout(10):
+            while {each for each, state in follower.seen if state == "gone"} != engine.unlisted:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await follower.stop()
+        await containers.close()
 
     asyncio.run(run())
 

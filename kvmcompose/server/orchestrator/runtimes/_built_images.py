@@ -10,19 +10,27 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import shielded
 
+#: How often images are asked for: so many steps of a build that failed may lie below one another.
+_MOST_ROUNDS = 200
+
 
 async def purge(context: Context, host: HostDrivers) -> Sequence[str]:
     """Remove what the project has built from a host; return what stays, as other containers use it."""
     kept: dict[str, str] = {}
-    while True:
+    gone: set[str] = set()
+    for _ in range(_MOST_ROUNDS):
         names = [each for each in await _names(context.project, host) if each not in kept]
+        kept |= {each: f"{each} stays on {host.name}: its engine lists it still" for each in gone & {*names}}
+        names = [each for each in names if each not in gone]
         if not names:
-            return list(kept.values())
+            break
         for name in names:
             try:
                 await shielded(host.images.remove_image(context.project, name))
+                gone.add(name)
             except DriverError as error:
                 kept[name] = f"{name} stays on {host.name}: {error.message}"
+    return list(kept.values())
 
 
 async def _names(project: str, host: HostDrivers) -> list[str]:
