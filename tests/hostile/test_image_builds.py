@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,17 @@ def _member(kind: bytes, **more: object) -> tarfile.TarInfo:
 def test_an_archive_with_what_no_build_packs_is_refused(kind: bytes) -> None:
     with pytest.raises(DriverError, match="is not a context of an image: 'x' is neither"):
         build_context_digest(_tar(_member(kind, linkname="/etc/passwd")), "a.tar")
+
+
+def test_an_archive_that_takes_forever_is_refused() -> None:
+    """A sparse file of an exabyte takes no room, and a path of megabytes is no path."""
+    sparse = _member(tarfile.REGTYPE, pax_headers={"GNU.sparse.size": f"{1 << 60}", "GNU.sparse.map": "0,0"})
+    started = time.monotonic()
+    with pytest.raises(DriverError, match="'x' is neither a file"):
+        build_context_digest(_tar(sparse), "a.tar")
+    with pytest.raises(DriverError, match="longer than 4096 characters"):
+        build_context_digest(_tar(_member(tarfile.REGTYPE, name="x" * 5000)), "a.tar")
+    assert time.monotonic() - started < 5
 
 
 def test_an_archive_has_the_digest_of_its_context(bench: Bench) -> None:

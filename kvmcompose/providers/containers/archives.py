@@ -15,6 +15,8 @@ from kvmcompose.images.image_archives import BoundedFile
 
 #: The most entries that a context may have.
 _MOST_ENTRIES = 100_000
+#: The longest path in a context, as in Linux.
+_LONGEST_PATH = 4096
 _CHUNK = 1 << 20
 
 
@@ -32,7 +34,8 @@ def build_context_digest(file: BinaryIO, name: str) -> str:
     entries = []
     try:
         with tarfile.open(fileobj=cast("BinaryIO", BoundedFile(file)), mode="r:") as tar:
-            for entry in tar:
+            while (entry := tar.next()) is not None:
+                tar.members = []  # type: ignore[attr-defined] # it would keep all of them
                 entries.append(_context_entry(tar, entry))
                 if len(entries) > _MOST_ENTRIES:
                     raise DriverError(f"{name} has more than {_MOST_ENTRIES} entries")
@@ -45,11 +48,14 @@ def build_context_digest(file: BinaryIO, name: str) -> str:
 
 
 def _context_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> ContextEntry:
+    if max(len(entry.name), len(entry.linkname)) > _LONGEST_PATH:
+        raise ValueError(f"a path in it is longer than {_LONGEST_PATH} characters")
     if entry.isdir():
         return ContextEntry(entry.name, "folder", "")
     if entry.issym():
         return ContextEntry(entry.name, "link", entry.linkname)
-    file = tar.extractfile(entry) if entry.isfile() else None
+    # a sparse one could be of any size, and take any time
+    file = tar.extractfile(entry) if entry.isfile() and not entry.issparse() else None
     if file is None:
         raise ValueError(f"{entry.name!r} is neither a file, a folder nor a symbolic link")
     digest = hashlib.sha256()
