@@ -19,6 +19,7 @@ import tarfile
 import zlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self, cast
 
@@ -38,6 +39,8 @@ _MOST_EXPANDED = 8 << 30
 #: How deep lists of manifests may be nested.
 _DEPTH = 4
 _CHUNK = 1 << 20
+#: The longest name in messages, in characters.
+_LONGEST = 100
 #: The file of a layout that names its images.
 INDEX = "index.json"
 _GZIP = b"\x1f\x8b"
@@ -158,6 +161,7 @@ def opened_image(source: ImageFile, path: Path) -> Iterator[ArchivedImage]:
             image = ArchivedImage(contents, *_found(contents, source), name)
         except _MALFORMED as error:
             what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            what = what if len(what) <= 6 * _LONGEST else f"{what[: 6 * _LONGEST]}…"
             kind = "a layout" if source.is_folder else "an archive"
             raise KvmComposeError(f"{name} is not {kind} with one image: {what}", hint=_WRITE) from error
         except OSError as error:
@@ -218,7 +222,7 @@ def _only(listed: Any, source: ImageFile, names_of: Any) -> Any:
 
 
 def _shown(names: Iterable[str]) -> str:
-    listed = [repr(each) for each in names][:5]
+    listed = [repr(each)[:_LONGEST] for each in islice(names, 5)]
     return ", ".join(listed) or "none with a name"
 
 

@@ -252,6 +252,19 @@ def test_what_is_no_archive_of_one_image_is_refused(path: Path, content: bytes) 
         sent(path)
 
 
+def test_names_in_an_archive_fill_no_message(path: Path) -> None:
+    names = ["x" * (1 << 20), "y" * (1 << 20)]
+    path.write_bytes(tar_of(docker({**image(), "RepoTags": names[:1]}, {**image(), "RepoTags": names[1:]})))
+    for source in ("docker-archive:x.tar", "docker-archive:x.tar:name:1"):
+        with pytest.raises(KvmComposeError, match=r"xxx.*, 'yyy") as caught:
+            sent(path, source)
+        assert len(caught.value.message) < 1000
+    path.write_bytes(tar_of(docker(image("z" * (1 << 20)))))
+    with pytest.raises(KvmComposeError, match="there is no 'zzz") as caught:
+        sent(path)
+    assert len(caught.value.message) < 1000
+
+
 _NO_LAYOUT = {
     "upwards": {"index.json": b'{"manifests": [{"digest": "sha256:../../x"}]}'},
     "md5": layout(layers=[{"digest": "md5:1"}]),
