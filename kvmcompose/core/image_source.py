@@ -64,6 +64,13 @@ def image_file(image: str) -> ImageFile | None:
     return ImageFile(cast("_Transport", match["transport"]), match["path"], match["name"] or None)
 
 
+def is_ours(reference: str) -> bool:
+    """Return whether a reference is the name of an image that kvm-compose makes: no registry has it."""
+    for registry in ("docker.io/", "index.docker.io/", "localhost/"):
+        reference = reference.removeprefix(registry)
+    return reference.startswith(OURS)
+
+
 def qualified(reference: str) -> str:
     """Return a reference with its registry, as Docker completes one; an ID is left.
 

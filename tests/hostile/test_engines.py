@@ -254,6 +254,17 @@ def test_an_engine_sends_nobody_elsewhere(
         assert not [each for each in engine.asked if "elsewhere" in each]
 
 
+@pytest.mark.parametrize("registry", ["", "docker.io/", "index.docker.io/", "localhost/"])
+def test_no_registry_has_what_is_made_here(tmp_path: Path, registry: str) -> None:
+    """Else a lab could have an image of its own in the place of one that another project builds later."""
+    with lying_engine(tmp_path / "engine") as engine:
+        asking = Engine([tmp_path / "engine"], come_back=0)
+        reference = f"{registry}kvm-compose-builds/other:{'a' * 32}"
+        with pytest.raises(DriverError, match="made by kvm-compose on this host alone"):
+            asyncio.run(EngineImages(asking).pull(reference, lambda _: None))
+        assert engine.asked == []
+
+
 def test_what_an_engine_reports_of_layers_is_not_kept_for_ever() -> None:
     lines = [json.dumps({"status": "x" * 10_000, "id": f"{number}"}) for number in range(5000)]
     most = "9" * 5000

@@ -15,6 +15,7 @@ from docker import APIClient
 from docker.errors import ImageNotFound, NotFound
 
 from kvmcompose.core.image_build import ImageBuild, build_tag
+from kvmcompose.core.image_source import is_ours
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers import rows
@@ -63,6 +64,10 @@ class EngineImages:
 
     async def pull(self, reference: str, on_line: OnLine) -> str:
         doing = f"pull the image {reference}"
+        if is_ours(reference):  # it would be taken for one that was built here, or is a snapshot
+            raise DriverError(
+                f"cannot {doing}: images of that name are made by kvm-compose on this host alone"
+            )
         named = (
             reference if "@" in reference or ":" in reference.rpartition("/")[2] else f"{reference}:latest"
         )
