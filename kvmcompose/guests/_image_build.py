@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
@@ -12,6 +13,12 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import _files
 
 _Path = tuple[str | int, ...]
+
+#: The largest Dockerfile, in bytes.
+_LARGEST_DOCKERFILE = 1 << 20
+#: The end of a line that goes on: with a backslash, or what ``# escape=`` names, of which there is one other.
+_CONTINUED = re.compile(r"[\\`][ \t\r]*\n")
+_NETWORK = re.compile(r"^\s*(?:onbuild\s+)*run\s(?:\s*--\S+)*?\s*--network", re.IGNORECASE | re.MULTILINE)
 
 
 def in_full(build: str | ImageBuild | None) -> ImageBuild | None:
@@ -49,9 +56,36 @@ def _of_context(
         )
     elif wrong := [*_files.folder(files, at, build.context)]:
         yield from wrong
-    else:
-        for flaw in files.build_flaws(build.context, build.dockerfile):
+    elif flaws := files.build_flaws(build.context, build.dockerfile):
+        for flaw in flaws:
             yield Complaint(code=flaw.code, path=at, message=flaw.message, hint=flaw.hint)
+    else:
+        yield from _of_networks(build, at_dockerfile, files)
+
+
+def _of_networks(build: ImageBuild, at: _Path, files: ProjectFiles) -> Iterator[Complaint]:
+    """Yield that a command has a network of its own: Podman since 4.5 connects it, whatever is asked for."""
+    path = posixpath.join(build.context, build.dockerfile)
+    data = files.content(path, _LARGEST_DOCKERFILE)
+    if data is None or len(data) > _LARGEST_DOCKERFILE:
+        yield Complaint(
+            code="bad-file",
+            path=at,
+            message=f"{path!r} cannot be read, or is larger than {_LARGEST_DOCKERFILE >> 20} MiB",
+        )
+    elif _has_network(data.decode(errors="replace")):
+        yield Complaint(
+            code="bad-value",
+            path=at,
+            message=f"{path!r} has RUN --network, which would be another network than the YAML says",
+            hint="write it in the YAML, for all commands: build: {context: FOLDER, network: default}",
+        )
+
+
+def _has_network(dockerfile: str) -> bool:
+    """Return whether a command of a Dockerfile has a network, wherever its lines are continued."""
+    lines = [line for line in dockerfile.split("\n") if line.strip() and not line.lstrip().startswith("#")]
+    return _NETWORK.search(_CONTINUED.sub("", "\n".join(lines))) is not None
 
 
 def privilege(build: ImageBuild) -> Privilege:

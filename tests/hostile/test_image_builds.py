@@ -124,6 +124,38 @@ def test_a_build_that_is_refused(bench: Bench, before: str, after: str, said: st
     assert said in ran.said
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "RUN --network=host wget http://127.0.0.1/",
+        "  run   --mount=type=tmpfs,target=/x   --network=host true",
+        "RUN \\\n--network=default true",
+        "RUN --net\\\n# in between\n\nwork=host true",
+        "RUN --net\\  \nwork=host true",
+        "ONBUILD RUN --network=host true",
+    ],
+)
+def test_a_command_has_no_network_of_its_own(bench: Bench, command: str) -> None:
+    """What is consented to is a build without one; newer versions of Podman would connect the command."""
+    bench.write("web/Dockerfile", f"FROM scratch\n{command}\n")
+    ran = bench.run("validate")
+    assert ran.status == 2
+    assert "'web/Dockerfile' has RUN --network" in ran.said
+
+
+def test_a_dockerfile_of_gigabytes_is_not_read(bench: Bench) -> None:
+    os.truncate(bench.folder / "web" / "Dockerfile", 1 << 29)
+    ran = bench.run("validate")
+    assert ran.status == 2
+    assert "larger than 1 MiB" in ran.said
+
+
+def test_other_commands_may_speak_of_networks(bench: Bench) -> None:
+    text = "FROM scratch\n# RUN --network=host\nRUN docker run --network host x\nENV A=--network\n"
+    bench.write("web/Dockerfile", f"{text}COPY --chown=1:1 . /\nRUN true \\\n  && ip --network\n")
+    assert bench.run("validate").status == 0
+
+
 def test_what_builds_make_is_in_no_image(bench: Bench) -> None:
     """Or each build would need another one."""
     bench.write("Dockerfile", "FROM scratch\n")
