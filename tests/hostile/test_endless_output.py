@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 import pytest
@@ -24,9 +26,13 @@ from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server import action_log
 from kvmcompose.server.action_log import ActionLog
+from kvmcompose.server.api import guest_connection
 from kvmcompose.server.orchestrator.runtimes import containers as container_runtime
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 from kvmcompose.server.store import Store
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
 
 _MIB = 1 << 20
 
@@ -206,3 +212,39 @@ def test_the_shell_of_a_container_that_prints_without_end_is_ended(
         asyncio.run(check())
     assert time.monotonic() - started < 15
     assert peak() - before < 128
+
+
+def test_a_connection_to_a_guest_that_sends_all_the_time_stops_nothing_else() -> None:
+    class Taking:
+        """A client that takes everything at once."""
+
+        pieces = 0
+
+        async def send_bytes(self, _data: bytes) -> None:
+            self.pieces += 1
+
+    async def run() -> tuple[int, int]:
+        guest, endpoint = socket.socketpair()
+        with guest, endpoint:
+            for each in (guest, endpoint):
+                each.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    guest.send(b"x" * 4096)
+            guest.shutdown(socket.SHUT_WR)
+            turns, client = 0, Taking()
+
+            async def others() -> None:
+                nonlocal turns
+                while True:
+                    await asyncio.sleep(0)
+                    turns += 1
+
+            waiting = asyncio.create_task(others())
+            await guest_connection._from_guest(cast("WebSocket", client), endpoint)
+            waiting.cancel()
+            return turns, client.pieces
+
+    turns, pieces = asyncio.run(run())
+    assert pieces > 2
+    assert turns >= pieces - 1

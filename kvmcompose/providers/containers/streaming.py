@@ -88,7 +88,7 @@ class EngineStream:
         if self._status == 101:  # noqa: PLR2004
             data = self._protocol.trailing_data[0]
             with contextlib.suppress(ConnectionResetError):  # the engine did not read everything
-                while data := data or await self._loop.sock_recv(self._socket, _CHUNK):
+                while data := data or await self._receive():
                     yield data
                     data = b""
             return
@@ -108,10 +108,16 @@ class EngineStream:
     async def _next(self) -> object:
         try:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
-                self._protocol.receive_data(await self._loop.sock_recv(self._socket, _CHUNK))
+                self._protocol.receive_data(await self._receive())
         except h11.RemoteProtocolError as error:
             raise EngineError(0, f"an invalid answer, or a part of one: {error}") from error
         return event
+
+    async def _receive(self) -> bytes:
+        data = await self._loop.sock_recv(self._socket, _CHUNK)
+        # it returns at once while there is something: what prints all the time would stop all else
+        await asyncio.sleep(0)
+        return data
 
     async def _write(self, data: bytes | None) -> None:
         if data:

@@ -74,3 +74,5 @@ async def _from_guest(websocket: WebSocket, endpoint: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     while data := await loop.sock_recv(endpoint, _CHUNK):
         await websocket.send_bytes(data)
+        # both return at once while there is something to read and room to send it: others have their turn
+        await asyncio.sleep(0)

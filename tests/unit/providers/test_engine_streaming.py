@@ -85,6 +85,45 @@ def test_what_comes_with_the_head_of_an_upgraded_connection_is_not_lost(tmp_path
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_what_prints_all_the_time_stops_nothing_else(tmp_path: Path, upgraded: bool) -> None:
+    """What has come is read in several pieces, and others have their turn between these."""
+    content = b"y\n" * (80 << 10)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await received(reader)
+        head = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+        writer.write(head if upgraded else OK + b"%x\r\n" % len(content))
+        writer.write(content)
+        await reader.read(-1)
+
+    async def run() -> tuple[int, int]:
+        turns = pieces = left = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        headers = {"Connection": "Upgrade", "Upgrade": "tcp"} if upgraded else {}
+        async with engine(tmp_path, answer) as path, opened(path, "GET", "/x", headers=headers) as stream:
+            await asyncio.sleep(0.1)
+            waiting = asyncio.create_task(others())
+            left = len(content)
+            async for piece in stream.read():
+                pieces, left = pieces + 1, left - len(piece)
+                if left <= 0:
+                    break
+            found = turns
+            waiting.cancel()
+        return found, pieces
+
+    found, pieces = asyncio.run(asyncio.wait_for(run(), 8))
+    assert pieces > 2
+    assert found >= pieces - 2  # the first turn starts the task
+
+
 def test_a_refusal_is_the_engines_message(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await received(reader)
