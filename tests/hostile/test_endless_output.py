@@ -7,7 +7,7 @@ import contextlib
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -192,6 +192,34 @@ class _Endless:
                 await asyncio.sleep(0)
             await asyncio.Event().wait()
         return 0
+
+    async def logs(self, *_where: Any, **_others: Any) -> AsyncGenerator[str]:
+        for number in range(512 << 4):
+            yield f"{number}".ljust(1 << 16)
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("what", ["console", "console_end"])
+def test_a_log_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """An engine may answer with more than was asked for, and never end."""
+    monkeypatch.setattr(container_runtime, "LOOK_SECONDS", 2)
+    guest = cast("LoadedGuest", SimpleNamespace(state=SimpleNamespace(domain="p-g", identity="g"), name="g"))
+    host = SimpleNamespace(containers=_Endless())
+    context: Any = SimpleNamespace(project="p", host_of=lambda *_: host)
+    testbed: Any = None
+
+    async def read() -> None:
+        async with asyncio.timeout(20):
+            if what == "console":
+                await container_runtime.console(context, testbed, guest, None, 0)
+            else:
+                await container_runtime.console_end(context, testbed, guest, 5)
+
+    before = peak()
+    with pytest.raises(DriverError, match="the log of g does not end within 2 s"):
+        asyncio.run(read())
+    assert peak() - before < 128
 
 
 def test_the_shell_of_a_container_that_prints_without_end_is_ended(

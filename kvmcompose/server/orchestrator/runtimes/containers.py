@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
 from kvmcompose.core.instance import GONE, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.containers.connection import LOOK_SECONDS
 from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.interface import Input, OnLine
@@ -24,6 +26,8 @@ from kvmcompose.server.orchestrator.runtimes import (
     check_inside,
 )
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+
+_T = TypeVar("_T")
 
 #: The kind of the resource that is a container.
 KIND = "container"
@@ -204,7 +208,7 @@ async def console(
     """Return a part of what the container has printed, as lines. Its engine has the newest of it."""
     containers = context.host_of(guest, testbed).containers
     where = (containers, context.project, guest.state.domain)
-    part = await _printed(*where, after)
+    part = await _in_time(_printed(*where, after), guest)
     if after is not None and not part.data and wait:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
@@ -237,13 +241,31 @@ async def _printed(
     return ConsolePart(start=position - len(found), data=bytes(found))
 
 
+async def _in_time(reading: Awaitable[_T], guest: LoadedGuest) -> _T:
+    """Return what is read of a log, unless it does not end. Raises DriverError."""
+    try:
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await reading
+    except TimeoutError:
+        raise DriverError(
+            f"the log of {guest.name} does not end within {LOOK_SECONDS:g} s",
+            hint="is there very much of it? Restart the guest for a new one",
+        ) from None
+
+
 async def console_end(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
 ) -> tuple[str, str]:
     """Return where what it printed is to be had, and the last lines."""
     containers = context.host_of(guest, testbed).containers
-    async with aclosing(containers.logs(context.project, guest.state.domain, tail=count)) as lines:
-        found = [line async for line in lines]
+    found: deque[str] = deque(maxlen=count)
+
+    async def read() -> None:
+        async with aclosing(containers.logs(context.project, guest.state.domain, tail=count)) as lines:
+            async for line in lines:
+                found.append(line)
+
+    await _in_time(read(), guest)
     return f"kvm-compose logs {guest.name}", "\n".join(found)
 
 
