@@ -47,6 +47,39 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     memory_mb: int
 
 
+class Measured(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An instance of any project with what it has used since its start. See ``Instance``.
+
+    ``health`` is what its runtime says, "" where that says nothing. ``memory`` is resident on the host and
+    ``used`` is used in the guest, in bytes. ``reads`` and ``writes`` are requests to its disks. Received and
+    sent is what the guest has received and sent. None: not known.
+    """
+
+    project: str
+    name: str
+    state: str
+    health: str = ""
+    uptime: float | None = None
+    cpu_seconds: float | None = None
+    memory: int | None = None
+    used: int | None = None
+    reads: int | None = None
+    read_bytes: int | None = None
+    writes: int | None = None
+    written_bytes: int | None = None
+    received_packets: int | None = None
+    received_bytes: int | None = None
+    sent_packets: int | None = None
+    sent_bytes: int | None = None
+
+
+class HostMeasures(msgspec.Struct, frozen=True, kw_only=True):
+    """What something that runs guests measures on a host, in one look: the guests of all projects."""
+
+    size: HostSize
+    instances: tuple[Measured, ...]
+
+
 class InstanceEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The state that an instance has got into, as in ``Instance``; or ``GONE``.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from kvmcompose.core.commands import ActionCommand, Exec, Reconnect, Test, command_name, spoken
 from kvmcompose.core.deployment import Action, ActionState, Deployment, Fault, Level, LogLine, Phase
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.server.action_counts import ActionCounts
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError, ending, follow
 from kvmcompose.server.audit import Audit, AuditRecord, short
@@ -48,6 +50,7 @@ class _Running:
         self.owner = owner
         self.log = action_log
         self.exclusive = exclusive
+        self.began = time.monotonic()
         self.started = False
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
@@ -69,6 +72,8 @@ class Actions:
         self._store = store
         self._orchestrator = orchestrator
         self._running: dict[str, _Running] = {}
+        #: Those that have ended.
+        self.counts = ActionCounts()
         #: Wakes those who wait for actions to end, of any deployment.
         self.endings = Channel()
 
@@ -166,6 +171,12 @@ class Actions:
             )
         finally:
             self._record_end(running, state, refused=refused)
+            self.counts.add(
+                deployment.name,
+                running.action.command,
+                "refused" if refused else state,
+                time.monotonic() - running.began,
+            )
             del self._running[running.action.uuid]
             running.end()
             self.endings.wake()

@@ -125,6 +125,7 @@ class _Server:
                 version=__version__, drivers=drivers.name, embedded=settings.embedded, pid=os.getpid()
             ),
             people=people,
+            activity=self._activity,
         )
         app = create_app(service)
         try:

@@ -121,6 +121,9 @@ class Stub(Orchestrator):
     async def access(self, deployment: Deployment) -> list[GuestAccess]:
         return []
 
+    async def measure(self, _deployment: Deployment) -> None:
+        return None
+
     async def status(self, deployment: Deployment) -> TestbedStatus:
         if deployment.name == "broken":
             raise DriverError("libvirt does not answer")
@@ -280,6 +283,7 @@ class StubServer:
             self.stub,
             project_roots=(self.projects,),
             health=Health(version="1", drivers="stub", embedded=False, pid=1),
+            activity=self.activity,
         )
         app = create_app(service)
         unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", 0)

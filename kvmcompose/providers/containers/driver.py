@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from docker import APIClient
 from docker.errors import APIError, NotFound
 
-from kvmcompose.core.instance import Usage
+from kvmcompose.core.instance import HostMeasures, Usage
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines
-from kvmcompose.providers.containers import rows
+from kvmcompose.providers.containers import measuring, rows
 from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, COPY_SECONDS, Engine
 from kvmcompose.providers.containers.events import EngineEvents
 from kvmcompose.providers.containers.execution import Execution
@@ -51,6 +52,8 @@ class EngineContainers:
         self._engine = engine
         self._runner = runner
         self._events = EngineEvents(engine)
+        #: What was asked once, for measurements.
+        self._facts: EngineFacts | None = None
 
     async def facts(self) -> EngineFacts:
         return await self._engine.call(
@@ -297,6 +300,13 @@ class EngineContainers:
         running = {each: name for each, (name, runs) in (await self._list(project)).items() if runs}
         found = await self._for_each(list(running), _usage)
         return {running[each]: usage for each, usage in found}
+
+    async def measure(self) -> HostMeasures:
+        if self._facts is None:
+            self._facts = await self.facts()
+        ids = await self._engine.call("list containers", measuring.listed)
+        look = partial(measuring.measured, limits=self._facts.limits)
+        return await measuring.measures(self._facts, await self._for_each(ids, look), self._runner)
 
     async def close(self) -> None:
         await self._engine.close()

@@ -11,9 +11,11 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+import msgspec
+
 from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import repository
-from kvmcompose.core.instance import Usage
+from kvmcompose.core.instance import HostMeasures, HostSize, Measured, Usage
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
@@ -28,6 +30,30 @@ from kvmcompose.providers.containers.interface import (
 )
 
 _KILLED = 137
+_CPUS, _MEMORY_MB = 8, 16384
+
+
+def _measured(name: str, container: FakeContainer, now: float) -> Measured:
+    """Return what a container has used: it works evenly."""
+    found = Measured(
+        project=container.project, name=name, state=container.state, health=container.health
+    )  # fmt: skip
+    if not container.pid:
+        return msgspec.structs.replace(found, health="")
+    age = now - container.started
+    turns = int(age)
+    return msgspec.structs.replace(
+        found,
+        uptime=age,
+        cpu_seconds=age / 100,
+        memory=8 << 20,
+        read_bytes=4096 * turns,
+        written_bytes=1024 * turns,
+        received_packets=2 * turns,
+        received_bytes=1000 * turns,
+        sent_packets=turns,
+        sent_bytes=400 * turns,
+    )
 
 
 class FakeContainers:
@@ -39,7 +65,12 @@ class FakeContainers:
     async def facts(self) -> EngineFacts:
         await self._host.call("engine_facts")
         return EngineFacts(
-            engine="Docker", version="fake", rootless=False, cpus=8, memory_mb=16384, limits=True
+            engine="Docker",
+            version="fake",
+            rootless=False,
+            cpus=_CPUS,
+            memory_mb=_MEMORY_MB,
+            limits=True,
         )
 
     async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
@@ -212,6 +243,12 @@ class FakeContainers:
         return {
             name: Usage(cpu_seconds=(now - each.started) / 100, memory_mb=8) for name, each in running.items()
         }
+
+    async def measure(self) -> HostMeasures:
+        await self._host.call("measure_containers")
+        now = time.time()
+        found = tuple(_measured(name, each, now) for name, each in self._host.world.containers.items())
+        return HostMeasures(size=HostSize(cpus=_CPUS, memory_mb=_MEMORY_MB), instances=found)
 
     async def close(self) -> None:
         """There is no connection."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kvmcompose.core.image_build import ImageBuild
-from kvmcompose.core.instance import GONE, HostSize, Usage
+from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Usage
 from kvmcompose.hosts.errors import DriverError
 
 #: The labels of a container and of an image that a project made.
@@ -215,6 +215,12 @@ class Containers(Protocol):
         """Return what the project's running containers use, by name; those that end meanwhile are missing.
 
         It is empty where the engine measures nothing (``EngineFacts.limits``).
+        """
+
+    async def measure(self) -> HostMeasures:
+        """Return what the containers of all projects have used; states are the engine's terms.
+
+        An engine that measures nothing (``EngineFacts.limits``) knows their states alone.
         """
 
     async def close(self) -> None:

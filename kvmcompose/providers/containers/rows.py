@@ -112,16 +112,25 @@ def image_id(text: str) -> str:
 
 
 def usage_in(stats: Mapping[str, Any]) -> Usage:
-    """Return what a container uses, from an answer of ``/containers/ID/stats``.
+    """Return what a container uses, from an answer of ``/containers/ID/stats``."""
+    return Usage(cpu_seconds=cpu_seconds(stats), memory_mb=memory_of(stats) // _MIB)
 
-    The cache that the kernel can drop does not count, as in ``docker stats``.
+
+def cpu_seconds(stats: Mapping[str, Any]) -> float:
+    """Return the processor time of a container since its start."""
+    cpu = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0
+    return int(cpu) / _NANOSECONDS
+
+
+def memory_of(stats: Mapping[str, Any]) -> int:
+    """Return the memory of a container in bytes, without the cache that the kernel can drop.
+
+    This is what ``docker stats`` shows.
     """
     memory = stats.get("memory_stats") or {}
     detail = memory.get("stats") or {}
     cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
-    used = int(memory.get("usage") or 0)
-    cpu = ((stats.get("cpu_stats") or {}).get("cpu_usage") or {}).get("total_usage") or 0
-    return Usage(cpu_seconds=int(cpu) / _NANOSECONDS, memory_mb=max(used - int(cache or 0), 0) // _MIB)
+    return max(int(memory.get("usage") or 0) - int(cache or 0), 0)
 
 
 def _state(text: object) -> str:

@@ -17,8 +17,9 @@ from kvmcompose.providers.libvirt.interface import DomainEvent, DomainState, Hyp
 _KIB_PER_MIB = 1024
 #: How often guests report the memory that they use, in seconds.
 _STATS_SECONDS = 10
-_NANOSECONDS = 1e9
-_STATES = {
+NANOSECONDS = 1e9
+#: The words for libvirt's states; a domain in one of ``OFF`` has no memory.
+STATES = {
     libvirt.VIR_DOMAIN_NOSTATE: "no state",
     libvirt.VIR_DOMAIN_RUNNING: "running",
     libvirt.VIR_DOMAIN_BLOCKED: "running",
@@ -28,7 +29,7 @@ _STATES = {
     libvirt.VIR_DOMAIN_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
 }
-_OFF = ("shut off", "crashed")
+OFF = ("shut off", "crashed")
 _REASONS = {
     libvirt.VIR_DOMAIN_PAUSED: {
         libvirt.VIR_DOMAIN_PAUSED_USER: "by user",
@@ -85,12 +86,12 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     found = []
     for domain, stats in connection.getAllDomainStats(wanted, flags):
-        owner = _owner(domain)
+        owner = owner_of(domain)
         if owner.project != project:
             continue
         number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
-        state = _STATES.get(number, "no state")
-        on = state not in _OFF
+        state = STATES.get(number, "no state")
+        on = state not in OFF
         rss = stats.get("balloon.rss")
         found.append(
             DomainState(
@@ -99,7 +100,7 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
                 state=state,
                 reason=_reason(domain, number, stats.get("state.reason", 0)),
                 made=owner.made,
-                cpu_seconds=stats.get("cpu.time", 0) / _NANOSECONDS if on else None,
+                cpu_seconds=stats.get("cpu.time", 0) / NANOSECONDS if on else None,
                 memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
                 used_mb=_used(stats) if on else None,
             )
@@ -109,10 +110,16 @@ def of_project(connection: Any, *, project: str) -> list[DomainState]:
 
 def _used(stats: Mapping[str, int]) -> int | None:
     """Return the memory that a guest uses, in MiB; None where its balloon driver has not reported yet."""
+    used = used_kib(stats)
+    return used // _KIB_PER_MIB if used is not None else None
+
+
+def used_kib(stats: Mapping[str, int]) -> int | None:
+    """Return the same in KiB."""
     total = stats.get("balloon.available")
     # an older driver does not report what it could free
     free = stats.get("balloon.usable", stats.get("balloon.unused"))
-    return max(0, total - free) // _KIB_PER_MIB if total and free is not None else None
+    return max(0, total - free) if total and free is not None else None
 
 
 def state_of(connection: Any, *, name: str, project: str) -> DomainEvent | None:
@@ -120,13 +127,13 @@ def state_of(connection: Any, *, name: str, project: str) -> DomainEvent | None:
     domain = lookup(connection, name)
     if domain is not None:
         with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
-            owner = _owner(domain)
+            owner = owner_of(domain)
             if owner.project == project:
                 state, reason = domain.state()
                 return DomainEvent(
                     name=name,
                     guest=owner.guest,
-                    state=_STATES.get(state, "no state"),
+                    state=STATES.get(state, "no state"),
                     reason=_reason(domain, state, reason),
                 )
     return None
@@ -140,13 +147,13 @@ def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
     for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, flags):
         number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
         reason = stats.get("state.reason", 0)
-        state = _STATES.get(number, "no state")
+        state = STATES.get(number, "no state")
         with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
             inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
             defined = xmls.domain_identity(inactive)
             if defined.project != project:
                 continue
-            root = xmls.parse(inactive if state in _OFF else domain.XMLDesc(), "domain")
+            root = xmls.parse(inactive if state in OFF else domain.XMLDesc(), "domain")
             owner = xmls.owner_of_domain(root)
             found.append(
                 ObservedDomain(
@@ -179,7 +186,7 @@ def _reason(domain: Any, state: int, reason: int) -> str | None:
     return f"{said}: no space for {', '.join(full)}" if full else said
 
 
-def _owner(domain: Any) -> xmls.Ownership:
+def owner_of(domain: Any) -> xmls.Ownership:
     """Return whose a domain is: the project is None for one that is not ours, or was just removed."""
     try:
         return xmls.mark_identity(domain.name(), _mark(domain, libvirt.VIR_DOMAIN_AFFECT_CURRENT))
@@ -208,7 +215,7 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
     """Define and start a domain. Returns False while it is starting already, at another's request."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
-        xmls.refuse_foreign("domain", wanted, _owner(domain).project)
+        xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
     if domain is None or not domain.isActive() or not domain.isPersistent():
         domain = define(connection, xml=xml, wanted=wanted)
     # asked first: a domain that is starting counts as active, and may be off in a moment
@@ -230,7 +237,7 @@ def define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
     """Define a domain, running or not, and return it. Records what libvirt makes of the definition."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
-        xmls.refuse_foreign("domain", wanted, _owner(domain).project)
+        xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
         xml = xmls.with_uuid(xml, domain.UUIDString())
     domain = connection.defineXML(xml)
     definition_record.record(domain)

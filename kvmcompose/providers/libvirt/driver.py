@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kvmcompose.core.instance import HostMeasures
 from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.hosts import arp
 from kvmcompose.hosts.command import CommandRunner
@@ -38,6 +39,7 @@ from kvmcompose.providers.libvirt.interface import (
     SnapshotState,
     following,
 )
+from kvmcompose.providers.libvirt.measuring import DomainMeter
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Libvirt:
         self.uri = str(uri)
         self._runner = runner
         self._connection = Connection(uri, where or f"at {uri}", runner.reach)
+        self._meter = DomainMeter(self._connection, self._processes)
 
     async def facts(self) -> HypervisorFacts:
         """Return processors, memory and versions of the host."""
@@ -87,10 +90,17 @@ class Libvirt:
         found = await self._connection.call("list domains", domain_calls.of_project, project=project)
         if not any(state.cpu_seconds is not None for state in found):
             return {state.name: state for state in found}
+        processes = await self._processes()
+        return {state.name: _aged(state, processes.get(state.name)) for state in found}
+
+    async def _processes(self) -> dict[str, tuple[str, float]]:
+        """Return the host's QEMU processes and their ages in seconds, by guest."""
         columns = ["-o", "pid=", "-o", "etimes=", "-o", "args="]
         shown = await self._runner.run(["ps", "-ww", "-e", *columns], check=False)
-        processes = qemu_processes(shown.text)
-        return {state.name: _aged(state, processes.get(state.name)) for state in found}
+        return qemu_processes(shown.text)
+
+    async def measure(self) -> HostMeasures:
+        return await self._meter.measure()
 
     async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
         found = await self._connection.call("inspect domains", domain_calls.observed, project=project)

@@ -8,6 +8,9 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
+import msgspec
+
+from kvmcompose.core.instance import HostMeasures, HostSize, Measured
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
@@ -26,6 +29,8 @@ from kvmcompose.providers.libvirt.interface import (
 
 #: The digest of the seed, in what a domain was made from.
 _SEED = re.compile(r'"seed":"(\w+)"')
+_CPUS, _MEMORY_MB = 64, 1 << 20
+_MIB = 1 << 20
 _OPENVSWITCH = "virtualport[@type='openvswitch']"
 _GUEST = "{urn:kvmcompose:guest:1}guest"
 
@@ -78,6 +83,30 @@ def _both(domain: FakeDomain) -> list[FakeHardware]:
     return [domain.hardware] if domain.next_hardware is None else [domain.hardware, domain.next_hardware]
 
 
+def _measured(name: str, domain: FakeDomain, now: float) -> Measured:
+    """Return what a domain has used: it works evenly."""
+    found = Measured(project=domain.project, name=name, state=_state(domain))
+    if not domain.started:
+        return found
+    age = now - domain.started
+    turns = int(age)
+    return msgspec.structs.replace(
+        found,
+        uptime=age,
+        cpu_seconds=age / 10,
+        memory=64 * _MIB,
+        used=48 * _MIB,
+        reads=2 * turns,
+        read_bytes=8192 * turns,
+        writes=turns,
+        written_bytes=4096 * turns,
+        received_packets=3 * turns,
+        received_bytes=1500 * turns,
+        sent_packets=turns,
+        sent_bytes=500 * turns,
+    )
+
+
 class FakeHypervisor(FakeNetworks):
     """See ``Hypervisor``."""
 
@@ -87,7 +116,7 @@ class FakeHypervisor(FakeNetworks):
 
     async def facts(self) -> HypervisorFacts:
         await self._host.call("facts")
-        return HypervisorFacts(cpus=64, memory_mb=1 << 20, version="fake")
+        return HypervisorFacts(cpus=_CPUS, memory_mb=_MEMORY_MB, version="fake")
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
         await self._host.call("foreign_domains", project)
@@ -115,6 +144,12 @@ class FakeHypervisor(FakeNetworks):
             for name, domain in self._world.domains.items()
             if domain.project == project
         }
+
+    async def measure(self) -> HostMeasures:
+        await self._host.call("measure_domains")
+        now = time.time()
+        found = tuple(_measured(name, domain, now) for name, domain in self._world.domains.items())
+        return HostMeasures(size=HostSize(cpus=_CPUS, memory_mb=_MEMORY_MB), instances=found)
 
     async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
         await self._host.call("observe", project)

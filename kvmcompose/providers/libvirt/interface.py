@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvmcompose.core.instance import GONE, HostSize, Instance, InstanceEvent
+from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Instance, InstanceEvent
 
 
 class DomainState(Instance, frozen=True, kw_only=True, gc=False):
@@ -121,6 +121,9 @@ class Hypervisor(Protocol):
 
     async def domains(self, project: str) -> Mapping[str, DomainState]:
         """Return the project's domains by name, running or not."""
+
+    async def measure(self) -> HostMeasures:
+        """Return what the domains of all projects have used."""
 
     async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
         """Return the project's domains by name, with what to compare; slower than ``domains``."""

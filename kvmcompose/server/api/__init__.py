@@ -14,6 +14,7 @@ from kvmcompose.server.api import (
     guest_connection,
     guest_files,
     logs,
+    metrics,
     openapi,
     problems,
     routes,
@@ -39,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(command_input.router)
     app.include_router(guest_connection.router)
     app.include_router(guest_files.router)
+    app.include_router(metrics.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:

@@ -26,7 +26,8 @@ async def follow_events(websocket: WebSocket, name: str) -> None:
     except KvmComposeError as error:
         await websocket.send_denial_response(problem_of(error))
         return
-    await send_all(websocket, reader.messages())
+    with service.following():
+        await send_all(websocket, reader.messages())
 
 
 def _wanted(websocket: WebSocket) -> Wanted:

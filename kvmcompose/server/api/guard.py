@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable
 from contextlib import suppress
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from kvmcompose.server.audit import Audit
 _RECHECK_SECONDS = 0.5
 _POLICY_VIOLATION = 1008
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_METHODS = _SAFE | {"POST", "PUT", "DELETE", "PATCH"}
 #: Names have none of the characters that are written with a percent sign.
 _PATH = re.compile(r"[A-Za-z0-9/._-]*")
 _FILES = re.compile(r"/api/deployments/[^/]+/guests/[^/]+/files")
@@ -38,6 +40,14 @@ class Activity:
         self.last = 0.0
         self.followers = 0
         self.draining = False
+        #: How many requests were answered, by method, path of the route and status.
+        self.answered: Counter[tuple[str, str, int]] = Counter()
+
+    def count(self, scope: Scope, status: int) -> None:
+        """Count a request that was answered. What clients choose freely does not count apart."""
+        method = scope.get("method", "GET")
+        route = getattr(scope.get("route"), "path", "other")
+        self.answered[method if method in _METHODS else "other", str(route), status] += 1
 
     def touch(self) -> None:
         """Note that a client was here just now."""
@@ -79,6 +89,8 @@ class Guard:
             elif websocket:
                 log.exception("internal error")
         finally:
+            if exchange.status is not None:
+                self._activity.count(scope, exchange.status)
             self._activity.requests -= 1
             self._activity.followers -= websocket
             self._activity.touch()
@@ -159,6 +171,8 @@ class _Exchange:
         self._passed_on = _is_passed_on(scope)
         self._refused = False
         self.begun = False
+        #: The status of the answer, as soon as it begins.
+        self.status: int | None = None
 
     async def receive(self) -> Message:
         """Return the next part of the body. Raises ApiError for one that is too large or too slow."""
@@ -197,6 +211,10 @@ class _Exchange:
             await self.refuse(problem(HTTPStatus.NOT_FOUND, "no such resource"))
             return
         self.begun = True
+        if kind == "websocket.accept":
+            self.status = HTTPStatus.SWITCHING_PROTOCOLS
+        elif kind.endswith("response.start"):
+            self.status = message["status"]
         self._record.message(message)
         if kind == "http.response.start" and (self._refused or self._unread):
             message["headers"] = [*message["headers"], (b"connection", b"close")]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import socket
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.event_reader import EventReader, Wanted
+from kvmcompose.server.api.figures import DeploymentFigures, ServerFigures
+from kvmcompose.server.api.guard import Activity
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
@@ -30,10 +34,14 @@ from kvmcompose.server.orchestrator.captures import WrongCaptureError
 from kvmcompose.server.people import Asker, People, Person
 from kvmcompose.server.store import Store
 
+log = logging.getLogger(__name__)
+
 _PROJECT = re.compile(PROJECT_PATTERN)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
+#: How long a scrape waits for a deployment, whose files may be on something that does not answer, in seconds.
+_MEASURE_SECONDS = 8.0
 #: Limits for each user who is not an administrator: all users share names, processes and memory.
 MOST_DEPLOYMENTS, MOST_ACTIONS = 500, 100
 
@@ -50,14 +58,18 @@ class Service:
         project_roots: tuple[Path, ...],
         health: Health,
         people: People | None = None,
+        activity: Activity | None = None,
     ) -> None:
-        """``people`` knows users' roles; None: no group of administrators."""
+        """``people`` knows users' roles; None: no group of administrators. ``activity`` is for metrics."""
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
         self._roots = tuple(root.resolve() for root in project_roots)
         self.health = health
         self._people = people or People()
+        self._activity = activity or Activity()
+        #: How many clients follow events.
+        self._event_sockets = 0
         self._watches = GuestWatches(store, orchestrator.status, orchestrator.guest_events)
         #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
@@ -166,6 +178,7 @@ class Service:
         self._check_idle(deployment)
         self.orchestrator.check_removal(deployment)
         self._store.remove_deployment(name)
+        self._actions.counts.forget(name)
 
     def _check_idle(self, deployment: Deployment) -> None:
         running = self._actions.running(deployment.name)
@@ -297,6 +310,49 @@ class Service:
     def follow(self, asker: Asker, name: str, uuid: str, after: int) -> AsyncIterator[LogLine]:
         """An action's log, until it ends."""
         return self._actions.follow(self.action(asker, name, uuid).uuid, after)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Count a client that follows events, as long as the block runs."""
+        self._event_sockets += 1
+        try:
+            yield
+        finally:
+            self._event_sockets -= 1
+
+    async def metrics(self, asker: Asker) -> tuple[list[DeploymentFigures], ServerFigures]:
+        """Return the figures of the deployments that the sender may access, and those of the server."""
+        own = [
+            each
+            for each in self._store.deployments()
+            if asker.person.is_admin or asker.person.uid == self._owner(each).uid
+        ]
+        found = await asyncio.gather(*(self._measure(each) for each in own))
+        return found, ServerFigures(
+            version=self.health.version,
+            answered=dict(self._activity.answered),
+            requests=self._activity.requests,
+            websockets=self._activity.followers,
+            event_sockets=self._event_sockets,
+        )
+
+    async def _measure(self, deployment: Deployment) -> DeploymentFigures:
+        """Return the figures of one deployment, without guests if its testbed cannot be read."""
+        testbed, readable = None, True
+        try:
+            async with asyncio.timeout(_MEASURE_SECONDS):
+                testbed = await self.orchestrator.measure(deployment)
+        except (KvmComposeError, TimeoutError) as error:
+            log.info("metrics: %s: %s", deployment.name, error or f"not within {_MEASURE_SECONDS:g} s")
+            readable = False
+        running = [each.command for each in self._actions.all_running(deployment.name)]
+        return DeploymentFigures(
+            deployment=deployment,
+            testbed=testbed,
+            readable=readable,
+            running=tuple(running),
+            ended=self._actions.counts.of(deployment.name),
+        )
 
     def events(self, asker: Asker, name: str, wanted: Wanted) -> EventReader:
         """The events of a deployment, or of one of its actions."""

@@ -24,6 +24,7 @@ from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from kvmcompose.server.orchestrator.instances import instances_of_hosts
+from kvmcompose.server.orchestrator.metering import HostLooks, TestbedFigures, measure
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
 from kvmcompose.server.orchestrator.reconnect import Disconnected, disconnected, reconnect, starts
@@ -52,6 +53,7 @@ class Orchestrator:
         self._people = people or People()
         self._meter = Meter()
         self._health = HealthMemory()
+        self._looks = HostLooks()
 
     def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
         """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""
@@ -150,6 +152,12 @@ class Orchestrator:
     async def status(self, deployment: Deployment) -> TestbedStatus:
         """The deployment and its guests as they are now."""
         return await status(self._context(deployment), self._meter)
+
+    async def measure(self, deployment: Deployment) -> TestbedFigures | None:
+        """What its guests use now; None when nothing of it is up. Raises RefusedError."""
+        if self._store.deployed(deployment.name) is None:
+            return None
+        return await measure(self._context(deployment), self._looks)
 
     def guest_events(self, deployment: Deployment) -> AsyncGenerator[InstanceEvent]:
         """What the hosts report of its guests, until the generator is closed."""

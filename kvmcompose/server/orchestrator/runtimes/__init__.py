@@ -6,6 +6,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``instance(guest)``                          the reference of the resource that is the guest when it runs
 ``instances(context, host)``                 what it runs of the project on a host, by name, in few calls
 ``usage(context, host)``                     what they use, by name, if not in ``instances``; optional
+``measure(host)``                            what the instances of all projects have used; optional
 ``events(context, host)``                    yields their states, and changes of them; optional
 ``size(context, host)``                      how large a host is, as it sees it; optional
 ``entrance(context, testbed, guest)``        the way into a guest that runs; optional
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from kvmcompose.core.access import ConsolePart, EngineAccess
     from kvmcompose.core.commands import Snapshot
     from kvmcompose.core.deployment import SnapshotStatus
-    from kvmcompose.core.instance import HostSize, Instance, InstanceEvent, Usage
+    from kvmcompose.core.instance import HostMeasures, HostSize, Instance, InstanceEvent, Usage
     from kvmcompose.core.resource import Ref
     from kvmcompose.providers.drivers import HostDrivers
     from kvmcompose.providers.guest.interface import Entrance
@@ -83,6 +84,12 @@ class Runtime(Protocol):
 
     async def usage(self, context: Context, host: HostDrivers) -> Mapping[str, Usage]:
         """Return what the project's instances on a host use, by name. Raises DriverError."""
+
+    async def measure(self, host: HostDrivers) -> HostMeasures | None:
+        """Return what the instances of all projects on a host have used, in one look; None: it cannot say.
+
+        Raises DriverError.
+        """
 
     def events(self, context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
         """Yield the state of each instance, and then each other state that one gets into.
@@ -243,6 +250,7 @@ def _module(name: str) -> Runtime:
     defaults = {
         "size": _no_size,
         "usage": _no_usage,
+        "measure": _no_measures,
         "events": _no_events,
         "entrance": _no_entrance,
         "check_health": check_inside,
@@ -271,6 +279,10 @@ async def _no_size(_context: Context, _host: HostDrivers) -> None:
 async def _no_usage(_context: Context, _host: HostDrivers) -> dict[str, Usage]:
     """Return nothing: the default, for runtimes whose instances say it."""
     return {}
+
+
+async def _no_measures(_host: HostDrivers) -> None:
+    """Return None: the default."""
 
 
 async def _no_events(_context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:

@@ -9,8 +9,10 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
+import msgspec
+
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
-from kvmcompose.core.instance import GONE, Instance, InstanceEvent, Usage
+from kvmcompose.core.instance import GONE, HostMeasures, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.connection import LOOK_SECONDS
@@ -32,7 +34,7 @@ _T = TypeVar("_T")
 #: The kind of the resource that is a container.
 KIND = "container"
 #: States of containers (``ObservedContainer``) in the words of ``Instance``; others are off.
-_STATES = {"running": "running", "paused": "paused"}
+_STATES, _OFF = {"running": "running", "paused": "paused"}, "shut off"
 #: Statuses of a command that cannot be started (docker-exec(1)).
 _CANNOT_START = (126, 127)
 #: How long the ``sh`` of a container may take to do nothing, in seconds: it may be any program.
@@ -77,7 +79,7 @@ async def instances(context: Context, host: HostDrivers) -> Mapping[str, Contain
 
 
 def _instance(each: ObservedContainer, now: float) -> ContainerInstance:
-    state = _STATES.get(each.state, "shut off")
+    state = _STATES.get(each.state, _OFF)
     return ContainerInstance(
         name=each.name,
         guest=each.guest,
@@ -109,6 +111,17 @@ async def events(context: Context, host: HostDrivers) -> AsyncGenerator[Instance
 async def usage(context: Context, host: HostDrivers) -> Mapping[str, Usage]:
     """Return what the project's containers on a host use: a call to the engine for each."""
     return await host.containers.usage(context.project)
+
+
+async def measure(host: HostDrivers) -> HostMeasures:
+    """Return what the containers of all projects on a host have used: a call to the engine for each."""
+    found = await host.containers.measure()
+    return HostMeasures(
+        size=found.size,
+        instances=tuple(
+            msgspec.structs.replace(each, state=_STATES.get(each.state, _OFF)) for each in found.instances
+        ),
+    )
 
 
 async def size(_context: Context, host: HostDrivers) -> EngineFacts:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.core.instance import InstanceEvent
+from kvmcompose.core.instance import HostMeasures, InstanceEvent
 from kvmcompose.core.resource import Ref
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
@@ -41,6 +41,11 @@ def instance(guest: LoadedGuest) -> Ref:
 async def instances(context: Context, host: HostDrivers) -> Mapping[str, DomainState]:
     """Return the project's domains on a host."""
     return await host.hypervisor.domains(context.project)
+
+
+async def measure(host: HostDrivers) -> HostMeasures:
+    """Return what the domains of all projects on a host have used."""
+    return await host.hypervisor.measure()
 
 
 async def size(_context: Context, host: HostDrivers) -> HypervisorFacts:
