@@ -190,3 +190,21 @@ def test_last_use_is_listed(server: StubServer) -> None:
     token = make(server, "ci", Role.ADMIN)
     ask(server, token, "GET", "/deployments")
     assert "ci" in tokens(server).last_used()
+
+
+def test_metrics_show_what_a_token_may_see(server: StubServer) -> None:
+    admin, alice = make(server, "admin", Role.ADMIN), make(server, "alice", Role.USER, ALICE)
+    assert put(server, alice, "alices") == 201
+    read_only = make(server, "prometheus", Role.READ_ONLY, ALICE)
+
+    def scrape(token: str) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.get(f"http://127.0.0.1:{server.port}/metrics", headers=headers, timeout=20)
+
+    for token, names in ((admin, {"roots", "alices"}), (alice, {"alices"}), (read_only, {"alices"})):
+        answer = scrape(token)
+        assert answer.status_code == 200, answer.text
+        assert set(re.findall(r'deployment_state{deployment="(\w+)"', answer.text)) == names
+        assert ("roots" in answer.text) is ("roots" in names)
+    tokens(server).revoke("prometheus")
+    assert scrape(read_only).status_code == 401

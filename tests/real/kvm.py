@@ -6,10 +6,16 @@ import json
 import re
 import subprocess
 import sys
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
 from hosts import engines, image_cache
+from kvmcompose.client.address import Address
+from kvmcompose.client.unix import PlainAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +90,20 @@ class Project:
     def states(self) -> dict[str, str]:
         """Return the state of each guest."""
         return {guest["name"]: guest["state"] for guest in self.json("status")["guests"]}
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Return what the project's server, which must run, exposes of guests: by metric and guest."""
+        address = Address(socket=self.root / "state" / "server.sock")
+        with requests.Session() as session:
+            session.mount("http://", PlainAdapter(address))
+            answer = session.get("http://localhost/metrics", timeout=30)
+        assert answer.status_code == HTTPStatus.OK, answer.text
+        found: dict[str, dict[str, float]] = {}
+        for family in text_string_to_metric_families(answer.text):
+            for sample in family.samples:
+                if "guest" in sample.labels and sample.value is not None:
+                    found.setdefault(sample.name, {})[sample.labels["guest"]] = sample.value
+        return found
 
     def inside(self, guest: str, *argv: str, status: int = 0) -> str:
         """Return the output of a command in a guest."""

@@ -208,6 +208,19 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> float:
     return time.monotonic() - began
 
 
+def containers_are_measured(lab: Lab) -> None:
+    found = lab.project.metrics()
+    assert found["kvmcompose_guest_up"] == {"web": 1, "db": 1}
+    for name, least in {
+        "uptime_seconds": 0,
+        "cpu_seconds_total": 0.001,
+        "memory_resident_bytes": 4096,
+        "network_receive_bytes_total": 50,
+        "network_transmit_packets_total": 1,
+    }.items():
+        assert found[f"kvmcompose_guest_{name}"]["web"] >= least, (name, found)
+
+
 async def restart_docker() -> None:
     """End the engine, which ends its containers, and start it again."""
     warnings.simplefilter("ignore", ResourceWarning)  # it outlives the scenario
@@ -248,6 +261,7 @@ def test_a_daemon_connects_what_others_restart(engine_host: TestHost, engine: st
         try:
             lab.project.run("up")
             assert talks()
+            containers_are_measured(lab)
             ids = lab.ids()
             lab.do("restart", "--time", "0", "lab-web")
             eventually(talks)

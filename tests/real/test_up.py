@@ -86,6 +86,27 @@ def consoles_are_read(project: Project) -> None:
     assert "micro guest: ready" in project.run("logs", "--tail", "30", "lab-right").stdout
 
 
+def guests_are_measured(project: Project) -> None:
+    """By the server that the command that follows keeps running."""
+    following = project.start("status", "--watch")
+    try:
+        wait_for((project.root / "state" / "server.sock").exists)
+        found = project.metrics()
+    finally:
+        following.terminate()
+        following.wait(30)
+    assert found["kvmcompose_guest_up"] == {"left": 1, "right": 1, "apart": 1}
+    for name, least in {
+        "uptime_seconds": 1,
+        "cpu_seconds_total": 0.5,
+        "memory_resident_bytes": 16 << 20,
+        "disk_read_bytes_total": 1 << 20,
+        "network_receive_bytes_total": 1000,
+        "network_transmit_packets_total": 3,
+    }.items():
+        assert found[f"kvmcompose_guest_{name}"]["left"] >= least, (name, found)
+
+
 def test_a_testbed_from_up_to_down(
     real_host: TestHost, new: New, settled: Callable[[], dict[str, list[str]]]
 ) -> None:
@@ -131,6 +152,7 @@ def test_a_testbed_from_up_to_down(
     assert project.run("exec", "left", "--", "sh", "-c", "exit 7", status=7)
     assert project.run("exec", "lab-left", "--", "echo", "a  b", "$HOME;").stdout == "a  b $HOME;\n"
     consoles_are_read(project)
+    guests_are_measured(project)
 
     # what is up is left alone
     again = project.run("up").stderr

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.containers import rows
+from kvmcompose.providers.containers import measuring, rows
 from kvmcompose.providers.netns.container_nics import FoundNic, parse_nics
 
 
@@ -123,3 +123,52 @@ def test_the_ends_of_a_pair_are_found_by_both_indexes() -> None:
     assert other.end == ""
     with pytest.raises(DriverError, match="invalid output"):
         parse_nics(b"[]\n", here)
+
+
+STATS = {
+    "cpu_stats": {"cpu_usage": {"total_usage": 2_500_000_000}},
+    "memory_stats": {"usage": 5000, "stats": {"inactive_file": 1000}},
+    "blkio_stats": {
+        "io_service_bytes_recursive": [
+            {"major": 254, "minor": 0, "op": "read", "value": 4096},
+            {"major": 254, "minor": 1, "op": "Read", "value": 1},
+            {"major": 254, "minor": 0, "op": "write", "value": 8192},
+        ],
+        "io_serviced_recursive": None,
+    },
+}
+RUNNING = {"Status": "running", "Running": True, "Pid": 7, "StartedAt": "2026-11-28T00:00:00Z"}
+
+
+def test_what_a_container_has_used() -> None:
+    found = measuring.measured_in(inspected(**RUNNING), STATS, now=1795824000.0 + 60)
+    assert (found.project, found.name, found.state, found.uptime) == ("p", "p-a", "running", 60)
+    assert (found.cpu_seconds, found.memory, found.used) == (2.5, 4000, None)
+    assert (found.read_bytes, found.written_bytes, found.reads, found.writes) == (4097, 8192, None, None)
+    assert rows.usage_in(STATS).memory_mb == 0
+
+
+@pytest.mark.parametrize("stats", [None, STATS])
+def test_a_container_that_does_not_run_uses_nothing(stats: dict[str, Any] | None) -> None:
+    health = {"Health": {"Status": "unhealthy"}}
+    found = measuring.measured_in(inspected(Status="exited", ExitCode=1, **health), stats, now=1.0)
+    assert (found.state, found.health, found.uptime, found.cpu_seconds, found.memory) == (
+        "exited", "", None, None, None
+    )  # fmt: skip
+
+
+def test_an_engine_that_measures_nothing_knows_the_state() -> None:
+    found = measuring.measured_in(inspected(**RUNNING), None, now=1795824001.0)
+    assert (found.state, found.uptime, found.cpu_seconds) == ("running", 1, None)
+
+
+def test_what_interfaces_have_counted() -> None:
+    shown = """\
+/proc/7/net/dev:Inter-|   Receive                                                |  Transmit
+/proc/7/net/dev:    lo:     100       1    0    0    0     0          0         0      100       1    0    0    0     0       0          0
+/proc/7/net/dev:  eth0:    1000      10    0    0    0     0          0         0      300       3    0    0    0     0       0          0
+/proc/7/net/dev:  eth1:      24       1    0    0    0     0          0         0        1       2    0    0    0     0       0          0
+/proc/8/net/dev:    lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+/proc/9/net/dev:  eth0:  12 13
+"""  # noqa: E501
+    assert measuring.interfaces_in(shown) == {7: (1024, 11, 301, 5)}

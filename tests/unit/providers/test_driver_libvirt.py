@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import libvirt
@@ -283,3 +284,85 @@ def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
 def libvirt_mac(bench: Bench) -> str:
     xml = bench.connection.networkLookupByName("p-network").XMLDesc()
     return xml.partition("<mac address='")[2].partition("'")[0]
+
+
+def measured_by(bench: Bench, monkeypatch: pytest.MonkeyPatch, stats: dict[str, int]) -> Counter[str]:
+    """Let libvirt say this of p-web; how often it is asked what."""
+    calls: Counter[str] = Counter()
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[name] += 1
+            return function(*arguments)
+
+        return call
+
+    running = {"state.state": libvirt.VIR_DOMAIN_RUNNING, **stats}
+    connection = bench.connection
+    monkeypatch.setattr(
+        libvirt.virConnect,
+        "getAllDomainStats",
+        counted("getAllDomainStats", lambda *_: [(each, running) for each in connection.listAllDomains()]),
+    )
+    for owner, name in ((libvirt.virConnect, "getInfo"), (libvirt.virDomain, "metadata")):
+        monkeypatch.setattr(owner, name, counted(name, getattr(owner, name)))
+    return calls
+
+
+def test_measuring_is_one_call_once_the_domains_are_known(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.start()
+    bench.machine.answers = (("ps", 0, b"  7   42 /usr/bin/qemu-system-x86_64 -name guest=p-web\n", b""),)
+    bench.start(name="q-web", project="q")
+    calls = measured_by(bench, monkeypatch, {"cpu.time": 3 * 10**9})
+    first = bench.run(bench.driver.measure)
+    assert calls == {"getInfo": 1, "getAllDomainStats": 1, "metadata": 3}  # one is of others
+    assert [(each.project, each.name) for each in first.instances] == [("p", "p-web"), ("q", "q-web")]
+    asked = len(bench.machine.commands)
+    calls.clear()
+    again = bench.run(bench.driver.measure)
+    assert calls == {"getAllDomainStats": 1}
+    assert len(bench.machine.commands) == asked
+    assert (again.size.cpus, again.size.memory_mb) == (first.size.cpus, first.size.memory_mb)
+    assert again.instances[0].uptime == pytest.approx(42, abs=5)
+    assert again.instances[0].cpu_seconds == 3
+    assert again.instances[1].uptime is None  # its process is not shown
+    bench.domain().destroy()
+    bench.domain().create()
+    bench.run(bench.driver.measure)
+    assert bench.machine.commands[asked:][0][0] == "ps"  # it was started again
+
+
+def test_what_is_measured_is_summed_over_devices(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.start()
+    stats = {
+        "balloon.rss": 1000,
+        "balloon.available": 900,
+        "balloon.usable": 300,
+        "block.count": 2,
+        "block.0.rd.reqs": 1,
+        "block.0.rd.bytes": 512,
+        "block.0.wr.reqs": 2,
+        "block.0.wr.bytes": 1024,
+        "block.1.rd.bytes": 88,
+        "net.count": 2,
+        "net.0.rx.bytes": 10,
+        "net.0.rx.pkts": 1,
+        "net.0.tx.bytes": 20,
+        "net.1.rx.bytes": 5,
+        "net.1.tx.bytes": 6,
+    }
+    measured_by(bench, monkeypatch, stats)
+    (found,) = bench.run(bench.driver.measure).instances  # that of others is not shown
+    assert (found.memory, found.used) == (1000 << 10, 600 << 10)
+    assert (found.reads, found.read_bytes, found.writes, found.written_bytes) == (1, 600, 2, 1024)
+    assert (found.received_packets, found.received_bytes) == (1, 15)
+    assert (found.sent_packets, found.sent_bytes) == (None, 26)
+
+
+def test_what_a_busy_domain_does_not_say_is_not_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.start()
+    measured_by(bench, monkeypatch, {"net.count": 0})
+    (found,) = bench.run(bench.driver.measure).instances
+    assert (found.read_bytes, found.memory, found.received_bytes) == (None, None, 0)
