@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from kvmcompose.core.commands import Capture, Down, Power, PowerVerb, Snapshot, SnapshotVerb, Up
+from kvmcompose.core.commands import Capture, Down, Exec, Power, PowerVerb, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.planned import PlanRequest
@@ -198,6 +198,9 @@ def test_power(lab: Lab) -> None:
     assert of(lab, "db").state == "exited"
     assert "nothing to do" in lab.text(lab.must(Up()))
     assert differences(lab) == []
+    for name, hint in (("web", "kvm-compose resume web"), ("db", "kvm-compose start db")):
+        (fault,) = lab.do(Exec(guest=name, argv=("true",))).faults
+        assert fault.hint == hint  # not `up`, which leaves them
     lab.must(Power(verb=PowerVerb.RESUME, guests=("web",)))
     lab.must(Power(verb=PowerVerb.START, guests=("db",)))
     assert running(lab) == ALL
@@ -331,6 +334,13 @@ def test_snapshots_are_images_that_are_restored_and_kept(lab: Lab) -> None:
     lab.must(Up())
     lab.must(Snapshot(verb=SnapshotVerb.DELETE, name="before", guests=("db",)))
     assert shown() == [("web", "before", False)]
+    (fault,) = lab.do(Snapshot(verb=SnapshotVerb.RESTORE, name="before")).faults
+    assert (fault.message, fault.hint) == (
+        "these have no snapshot before: db, worker-0, worker-1",
+        "kvm-compose snapshot restore -n web before",
+    )
+    (fault,) = lab.do(Snapshot(verb=SnapshotVerb.DELETE, name="befor")).faults
+    assert fault.message == "no guest of lab has a snapshot befor"
     for verb, name, message in (
         (SnapshotVerb.CREATE, "two words", "it is the tag of an image"),
         (SnapshotVerb.CREATE, "before", "web has a snapshot before already"),

@@ -23,7 +23,7 @@ from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
 from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.health_memory import HealthMemory
-from kvmcompose.server.orchestrator.instances import instances_of_hosts
+from kvmcompose.server.orchestrator.instances import instances_of_hosts, why_not_on
 from kvmcompose.server.orchestrator.metering import HostLooks, TestbedFigures, measure
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
@@ -106,8 +106,8 @@ class Orchestrator:
         instance = there.get(guest.name)
         # where libvirt does not answer, SSH may: the guest does not need libvirt
         if not silent and (instance is None or instance.state != "running"):
-            state = instance.state if instance is not None else "not up"
-            raise RefusedError(f"{guest.name} is {state}", hint="kvm-compose up")
+            reason, hint = why_not_on(guest.name, instance)
+            raise RefusedError(reason, hint=hint)
         entrance = await runtime_of(guest).entrance(context, testbed, guest)
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
             user = command.user or None

@@ -16,7 +16,7 @@ from kvmcompose.networks import logical_targets
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.orchestrator.context import Context
-from kvmcompose.server.orchestrator.instances import instances
+from kvmcompose.server.orchestrator.instances import instances, why_not_on
 from kvmcompose.server.orchestrator.merged_packets import merged
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -66,10 +66,8 @@ async def _guest(
     guest = context.guest(testbed, guest.name)
     domain = (await instances(context, testbed, guest)).get(guest.name)
     if domain is None or domain.state not in _ON:
-        state = domain.state if domain is not None else "not up"
-        raise RefusedError(
-            f"{guest.name} is {state}: there are packets only while it runs", hint="kvm-compose up"
-        )
+        reason, hint = why_not_on(guest.name, domain)
+        raise RefusedError(f"{reason}: there are packets only while it runs", hint=hint)
     nic = _nic(guest, wanted.interface)
     host = context.host_of(guest, testbed)
     if nic.attach == "ovn":

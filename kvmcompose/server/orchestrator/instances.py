@@ -56,6 +56,17 @@ async def instances_of_hosts(
     return found, silent
 
 
+def why_not_on(guest: str, instance: Instance | None) -> tuple[str, str]:
+    """Return why nothing can be done in a guest, and the command that changes this.
+
+    `up` leaves a guest that was stopped or paused, so it is not the one.
+    """
+    if instance is None:
+        return f"{guest} is not up", "kvm-compose up"
+    commands = {"shut off": f"kvm-compose start {guest}", "paused": f"kvm-compose resume {guest}"}
+    return f"{guest} is {instance.state}", commands.get(instance.state, "kvm-compose up")
+
+
 async def host_size(context: Context, testbed: LoadedTestbed, host: HostDrivers) -> dict[str, HostSize]:
     """Return the size of a host by its name, where something that runs guests there knows it.
 

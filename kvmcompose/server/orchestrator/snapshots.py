@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kvmcompose.core.commands import Snapshot, SnapshotVerb
 from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
+from kvmcompose.core.names import first_few
 from kvmcompose.server.action_log import ActionLog, Refusals, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.instances import instances
@@ -71,8 +72,11 @@ class Snapshots:
         for guest in guests:
             runtime_of(guest).check_snapshot(guest, command)
         reasons: list[tuple[str, str | None]] = []
+        known_by = {guest.name: [each.name for each in await self._known(guest)] for guest in guests}
+        if command.verb is not SnapshotVerb.CREATE and not command.guests:
+            self._check_all_have(command, known_by)
         for guest in guests:
-            names = [each.name for each in await self._known(guest)]
+            names = known_by[guest.name]
             if command.verb is SnapshotVerb.CREATE and command.name in names:
                 reasons.append(
                     (
@@ -85,6 +89,22 @@ class Snapshots:
                 reasons.append((f"{guest.name} has no snapshot {command.name}", f"it has: {known}"))
         if reasons:
             raise Refusals(reasons)
+
+    def _check_all_have(self, command: Snapshot, known_by: Mapping[str, Collection[str]]) -> None:
+        """Refuse at once what all guests are to do and only some of them can."""
+        having = [name for name, known in known_by.items() if command.name in known]
+        if not having:
+            raise RefusedError(
+                f"no guest of {self._context.project} has a snapshot {command.name}",
+                hint="kvm-compose snapshot list",
+            )
+        if len(having) < len(known_by):
+            lacking = first_few([name for name in known_by if name not in having])
+            options = " ".join(f"-n {name}" for name in having)
+            raise RefusedError(
+                f"these have no snapshot {command.name}: {lacking}",
+                hint=f"kvm-compose snapshot {command.verb} {options} {command.name}",
+            )
 
     async def _known(self, guest: LoadedGuest) -> Sequence[SnapshotStatus]:
         return await runtime_of(guest).snapshots(self._context, self._testbed, guest)
