@@ -290,7 +290,7 @@ class FolderFiles:
             return (*listing.flaws, Flaw("bad-file", f"{dockerfile!r} in {context!r} is {what}"))
         if there is not None or listing.flaws:
             return listing.flaws
-        hint = "if it has another name: build: {context: FOLDER, dockerfile: NAME}"
+        hint = "to name another: build: {context: FOLDER, dockerfile: PATH}, with its path in the folder"
         return (Flaw("missing-file", f"there is no {dockerfile!r} in {context!r}", hint),)
 
     def _build_listing(self, context: str, dockerfile: str) -> Listing:

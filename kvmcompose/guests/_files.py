@@ -35,17 +35,17 @@ def carried(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
 
 def folder(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
     """A folder from which an image is built."""
-    yield from _inside(files, at, path, "an image") or _a_folder(files, at, path)
+    yield from _inside(files, at, path, "copied into an image") or _a_folder(files, at, path)
 
 
-def _inside(files: ProjectFiles, at: _Path, path: str, goal: str = "a guest") -> list[Complaint]:
+def _inside(files: ProjectFiles, at: _Path, path: str, use: str = "copied into a guest") -> list[Complaint]:
     if files.is_inside(path):
         return []
     return [
         Complaint(
             code="outside-project",
             path=at,
-            message=f"{path!r} is outside the project folder and would be copied into {goal}",
+            message=f"{path!r} is outside the project folder and would be {use}",
             hint="copy it into the project, or allow the folder with --allow-path DIR",
         )
     ]
@@ -86,7 +86,7 @@ def _complaint(flaw: Flaw, at: _Path) -> Complaint:
 
 def mounted(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
     """A folder or a file that a guest sees where it is; what cannot be copied does no harm in it."""
-    wrong = _inside(files, at, path) or _a_file_or_folder(files, at, path)
+    wrong = _inside(files, at, path, "mounted in a guest") or _a_file_or_folder(files, at, path)
     yield from wrong or (
         each for each in context(files, at, path, {}, at_path=at) if each.code == "outside-project"
     )
@@ -191,7 +191,7 @@ def container_image(files: ProjectFiles, at: _Path, source: ImageFile) -> Iterat
             wanted="an absolute path, or one relative to the project folder",
         )
         return
-    if wrong := _inside(files, at, source.path):
+    if wrong := _inside(files, at, source.path, "loaded as an image"):
         yield from wrong
         return
     kind, wanted = files.kind(source.path), FileKind.FOLDER if source.is_folder else FileKind.FILE

@@ -295,7 +295,7 @@ def test_limits_count_in_the_placement() -> None:
         ("cpus: two", "wanted a number of CPUs from 0.01 to 512"),
         ("memory_mb: 2G", "hint: write the number of MiB without a unit: 2048 for 2 GiB"),
         ("memory_mb: 5", "wanted a whole number of MiB from 6 to 4194304"),
-        ("capabilities: [net_admin]", "wanted the name of a capability: NET_ADMIN"),
+        ("capabilities: [net_admin]", "wanted the name of a capability, as in capabilities(7): NET_ADMIN"),
         ("device: [/etc/shadow]", "wanted a device: /dev/net/tun"),
         ("device: ['/dev/sda:x']", "wanted a device: /dev/net/tun"),
         ("volumes: [{source: html, target: x}]", "wanted an absolute path without '..'"),

@@ -505,11 +505,42 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
             in_network("{ovn: {}, bridges: []}"),
             "a network has either bridges or 'ovn'",
         ),
+        (in_network("{switches: {}}"), "logical switches belong under 'ovn': network: {ovn: {switches: …}}"),
+        (
+            in_docker("restart: always"),
+            "'kvm-compose up' starts a container that has ended; its engine does not",
+        ),
+        (
+            MACHINE + "services: {}",
+            "write them as machines: [{name: web, interfaces: [{bridge: br0}], docker: {image: nginx}}]",
+        ),
     ],
 )
 def test_an_unknown_key_gets_a_way_out(text: str, hint: str | None) -> None:
     problem = problem_of(text)
     assert (problem.code, problem.hint) == ("unknown-key", hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "hint"),
+    [
+        ("environment: ['A=b']", "wrong-type", "write NAME: value, without '-' and '='"),
+        (
+            "volumes: ['./html:/data:ro']",
+            "wrong-type",
+            "write {source: html, target: /data, read_only: true}",
+        ),
+        ("capabilities: [NET_ADMN]", "bad-value", None),
+    ],
+)
+def test_what_docker_compose_writes_otherwise_gets_a_way_out(text: str, code: str, hint: str | None) -> None:
+    problem = problem_of(in_docker(text))
+    assert (problem.code, problem.hint) == (code, hint)
+
+
+@pytest.mark.parametrize("name", ["NET_ADMIN", "CAP_NET_ADMIN", "ALL", "CHECKPOINT_RESTORE"])
+def test_capabilities_are_those_of_linux(name: str) -> None:
+    assert not problems_of(in_docker(f"capabilities: [{name}]"))
 
 
 def test_of_many_unknown_keys_the_first_hundred_get_a_hint() -> None:
