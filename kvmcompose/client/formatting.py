@@ -37,7 +37,9 @@ def line_text(line: LogLine) -> str:
         return ": ".join([*_about(line.guest, line.step), line.text])
     if line.guest is None:
         return line.text
-    return f"{line.guest} | {line.text}" if line.level is Level.OUTPUT else f"{line.guest}: {line.text}"
+    if line.level is Level.OUTPUT:
+        return f"{line.guest} | {line.text}"
+    return line.text if line.text.startswith(f"{line.guest} ") else f"{line.guest}: {line.text}"
 
 
 def address_text(guest: GuestStatus) -> str:

@@ -119,7 +119,7 @@ def test_each_host_is_sent_the_volumes_of_its_containers_once(lab: Lab) -> None:
         ("volume html", "two"),
         ("volume app.conf", "two"),
     }
-    lab.must(Up())
+    assert "app.conf: 1 file sent to two" in lab.text(lab.must(Up()))
     assert sent(lab) == SENT
     assert sent(lab, "three") == sent(lab, "") == {}
     assert lab.drivers.calls.index("two/put_volume:html") < lab.drivers.calls.index(

@@ -30,6 +30,8 @@ _STEP = re.compile(r"(\[\d+/\d+\] )?(?i:step) \d+(/\d+)? ?: ")
 _FROM = re.compile(r": (?i:from) ")
 #: What an engine says itself of a step.
 _OF_ENGINE = (" ---> ", "--> ", "Removing intermediate container ")
+_LOAD = "docker load -i FILE, or podman load -i FILE"
+_WITHOUT_REGISTRY = f"where its registry cannot be reached, load it on the main host: {_LOAD}"
 #: So many lines of a step that failed are shown, and so many characters of each.
 _LAST_LINES, _LONGEST_LINE = 10, 300
 #: The status of so many layers is known, so that it is reported once.
@@ -73,8 +75,14 @@ class EngineImages:
         )
         progress = _Progress(doing, on_line)
         parameters = {"fromImage": await self._engine.completed(named)}
-        async with self._engine.stream(doing, "POST", ("images", "create"), parameters=parameters) as stream:
-            await progress.follow(stream.read())
+        pulled = self._engine.stream(doing, "POST", ("images", "create"), parameters=parameters)
+        try:
+            async with pulled as stream:
+                await progress.follow(stream.read())
+        except DriverError as error:
+            if error.hint is None:
+                error.hint = _WITHOUT_REGISTRY
+            raise
         return await self._id_of(named, doing)
 
     async def load(self, archive: Pieces, image_id: str, on_line: OnLine) -> None:
@@ -255,5 +263,5 @@ class _BuildProgress(_Progress):
         printed = [f"  | {each}" for each in self._last if text not in each]
         hint = found.hint
         if _FROM.search(self._step):
-            hint = "without a registry, load the base image on the main host: docker load -i FILE"
+            hint = f"without a registry, load the base image on the main host: {_LOAD}"
         return DriverError("\n".join([found.message, *printed]), hint=hint)

@@ -72,6 +72,8 @@ def line(level: Level, **about: str | None) -> LogLine:
     [
         (line(Level.INFO), "some text"),
         (line(Level.INFO, guest="web", step="start"), "web: some text"),
+        (line(Level.INFO, text="web is started: db needs it", guest="web"), "web is started: db needs it"),
+        (line(Level.INFO, text="webs", guest="web"), "web: webs"),
         (line(Level.OUTPUT, guest="web", step="setup script"), "web | some text"),
         (line(Level.OUTPUT), "some text"),
         (line(Level.ERROR, guest="web", step="setup script"), "web: setup script: some text"),

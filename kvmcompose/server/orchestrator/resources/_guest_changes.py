@@ -11,6 +11,9 @@ import msgspec
 from kvmcompose.core.environment import value_digest
 from kvmcompose.core.resource import Reason, ReasonCode
 
+#: Of a list with more characters than this, a plan has the length only.
+_LONGEST_LIST = 60
+
 
 def changes_of(before: Any, after: Any, path: str = "") -> Iterator[Reason]:
     """Yield what differs in two guests of ``state.json``, by path; of an environment the names."""
@@ -54,9 +57,17 @@ def _of_environment(before: dict[str, str], after: dict[str, str], path: str) ->
 def _shown(value: Any) -> str | None:
     if value is None:
         return None
-    if isinstance(value, dict | list):
-        return f"({len(value)} entries)" if value else "(empty)"
-    return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"  # as the YAML has it
+    if not isinstance(value, dict | list):
+        return str(value)
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        words = ", ".join(value)
+        if len(words) <= _LONGEST_LIST:
+            return words
+    if not value:
+        return "(empty)"
+    return "(1 entry)" if len(value) == 1 else f"({len(value)} entries)"
 
 
 #: Parts of a path in the state that the YAML does not have, or that say nothing.

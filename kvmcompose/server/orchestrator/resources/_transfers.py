@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.golden import golden_recipe
@@ -38,13 +39,16 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
 
 def _title(testbed: LoadedTestbed, path: str) -> str:
     """Return what a file is to a user: ``disk of web``, ``seed of web``, ``image debian_12-….qcow2``."""
+    name = path.rpartition("/")[2]
     for guest in testbed.guests.values():
         if guest.run is not None and path in (guest.run.disk, *guest.run.files):
+            if isinstance(guest.run, ContainerGuest):
+                return name
             if path == guest.run.disk:
                 return f"disk of {guest.name}"
             if path == testbed.seed_path(guest):
                 return f"seed of {guest.name}"
-    return f"image {path.rpartition('/')[2]}"
+    return f"image {name}"
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:

@@ -109,7 +109,8 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         if len(kept) > _NAMED:
             step.say(f"so are {len(kept) - _NAMED} others", Level.WARNING)
         files = sum(tree[path].kind != "folder" for path in difference.put)
-        step.say(f"{volume}: {files} files sent to {host.name}, {sum(sent)} bytes{_removed(volumes, volume)}")
+        sent_files = "1 file" if files == 1 else f"{files} files"
+        step.say(f"{volume}: {sent_files} sent to {host.name}, {sum(sent)} bytes{_removed(volumes, volume)}")
 
 
 def _removed(volumes: HostVolumes, volume: str) -> str:
