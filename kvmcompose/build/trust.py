@@ -31,7 +31,9 @@ from kvmcompose.networks import dialect
 from kvmcompose.pipeline.stored import read_state
 
 VARIABLE = "KVM_COMPOSE_TRUST"
-HINT = f"review it with `kvm-compose trust`; without a terminal: up --trust, or {VARIABLE}=1"
+#: A project that is not built as it is now has nothing, or what it had before, for `trust` to show.
+_REVIEW = "kvm-compose generate && kvm-compose trust"
+HINT = f"review it with `{_REVIEW}`; without a terminal: up --trust, or {VARIABLE}=1"
 #: The ending of templates for libvirt's XML, and the names of those for guests.
 _HOST_TEMPLATE = ".xml.j2"
 _GUEST_TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")

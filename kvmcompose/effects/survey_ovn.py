@@ -44,6 +44,8 @@ def _central(folder: Path) -> Finding:
         )
     for name in ("ovnnb_db.sock", "ovnsb_db.sock"):
         socket = folder / name
+        if not folder.exists():
+            return _finding("OVN central", start, f"does not run: there is no {folder}")
         if not os.access(folder, os.X_OK):
             return _finding("OVN central", "run the server as root", f"no access to {folder}")
         if not socket.exists():
