@@ -21,9 +21,10 @@ examples:
 
 The project's own templates for XML, network interfaces of the host, files outside
 the project, a libvirt_uri, XML that names a program, a device or a file, images that
-are built, and containers with more rights than others need your consent before `up`. It applies to exactly this list; `up` asks again about
-changes. The status is 3 while something is not trusted. Commands that only build or
-show need no trust.
+are built, and containers with more rights than others need your consent before `up`.
+It applies to exactly this list; `up` asks again about changes. The list is that of
+the last build. The status is 3 while something is not trusted. Commands that only
+build or show need no trust.
 """
 
 
