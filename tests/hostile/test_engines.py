@@ -123,6 +123,7 @@ def _calls(engine: Engine) -> Iterator[Callable[[], Awaitable[object]]]:
     yield lambda: containers.put(*web, "/", _nothing())
     yield lambda: _all(containers.get(*web, "/x"))
     yield lambda: containers.usage("lab")
+    yield containers.measure
     yield lambda: found.image("x")
     yield lambda: found.of_project("lab")
     yield lambda: found.pull("x", ignore)
@@ -174,6 +175,7 @@ _ANSWER: Mapping[str, Any] = {
     "SecurityOptions": [], "NCPU": 1, "MemTotal": 1, "MemoryLimit": True, "Components": [{"Name": "Engine"}],
     "memory_stats": {"usage": 1, "stats": {"inactive_file": 1}},
     "cpu_stats": {"cpu_usage": {"total_usage": 1}},
+    "blkio_stats": {"io_service_bytes_recursive": [{"op": "read", "value": 1}]},
     "status": "Loading", "id": "l", "progressDetail": {"current": 1, "total": 2},
 }  # fmt: skip
 _NONSENSE = ("\x1b[31m", [1], {"a": 1}, -(10**400))

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kvmcompose.core.commands import Down, Power, PowerVerb, Up
 from kvmcompose.core.deployment import Deployment, Health, NewDeployment, Phase
-from kvmcompose.core.instance import Measured
+from kvmcompose.core.instance import HostSize, Measured
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeContainer, FakeDomain
 from kvmcompose.server.actions import Actions
@@ -378,3 +378,25 @@ def test_names_cannot_forge_samples() -> None:
     assert [key for key in found.samples if key[0] == "kvmcompose_guest_up"] == [
         ("kvmcompose_guest_up", frozenset(labels.items()))
     ]
+
+
+def test_numbers_that_no_counter_has_are_left_out(lab: Lab) -> None:
+    """An engine says what it likes; what cannot be written must not fail the scrape of all hosts."""
+    absurd = Measured(
+        project="lab", name="lab-db", state="running", memory=10**400, reads=-(10**400), cpu_seconds=1
+    )
+    guest = GuestFigures(
+        name="db", kind="docker", host="two", state="running", health="", memory_mb=None, measured=absurd
+    )
+    size = HostSize(cpus=10**400, memory_mb=-(10**400))
+    testbed = TestbedFigures(hosts=(HostFigures(name="two", responds=True, size=size),), guests=(guest,))
+    deployment = DeploymentFigures(
+        deployment=lab.deployment, testbed=testbed, readable=True, running=(), ended={}
+    )
+    server = ServerFigures(version="1", answered={}, requests=0, websockets=0, event_sockets=0)
+    found = Scrape(text.exposition([deployment], server, "")[0])
+    assert found.value("kvmcompose_guest_memory_resident_bytes", DB) is None
+    assert found.value("kvmcompose_guest_disk_reads_total", DB) is None
+    assert found.value("kvmcompose_guest_cpu_seconds_total", DB) == 1
+    assert found.value("kvmcompose_host_cpus", {"deployment": "lab", "host": "two"}) is None
+    assert found.value("kvmcompose_host_up", {"deployment": "lab", "host": "two"}) == 1

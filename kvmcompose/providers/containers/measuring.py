@@ -23,7 +23,7 @@ from kvmcompose.providers.containers.interface import PROJECT_LABEL, EngineFacts
 
 #: A line of ``/proc/PID/net/dev`` behind its path: the process, the interface, and sixteen numbers.
 _INTERFACE = re.compile(r"/proc/([0-9]{1,10})/net/dev:\s*([^\s:]+):([\s0-9]+)$")
-_COLUMNS = 16
+_COLUMNS, _DIGITS = 16, 20
 
 
 async def measures(
@@ -144,7 +144,7 @@ def interfaces_in(shown: str) -> dict[int, tuple[int, int, int, int]]:
         match = _INTERFACE.match(line)
         if match is None or match[2] == "lo":
             continue
-        numbers = [int(each) for each in match[3].split() if each.isdecimal()]
+        numbers = [int(each) for each in match[3].split() if len(each) <= _DIGITS]
         if len(numbers) < _COLUMNS:
             continue
         before = found.get(int(match[1]), (0, 0, 0, 0))

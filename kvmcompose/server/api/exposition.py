@@ -20,6 +20,8 @@ from kvmcompose.server.api.figures import DeploymentFigures, ServerFigures
 from kvmcompose.server.orchestrator.metering import GuestFigures, TestbedFigures
 
 _MIB = 1 << 20
+#: Counters have 64 bits; an engine could say any number, and not all are floats.
+_LARGEST = 1 << 64
 _GUEST = ("deployment", "guest", "host", "kind")
 _HOST = ("deployment", "host")
 _ACTION = ("deployment", "command")
@@ -94,8 +96,8 @@ def _of_hosts(shown: Sequence[tuple[str, TestbedFigures]]) -> Iterator[Metric]:
             labels = (name, host.name)
             up.add_metric(labels, host.responds)
             if host.size is not None:
-                cpus.add_metric(labels, host.size.cpus)
-                memory.add_metric(labels, host.size.memory_mb * _MIB)
+                _add_known(cpus, labels, host.size.cpus)
+                _add_known(memory, labels, host.size.memory_mb * _MIB)
     yield from (up, cpus, memory)
 
 
@@ -157,9 +159,13 @@ def _of_guests(guests: Sequence[tuple[str, GuestFigures]]) -> Iterator[Metric]:
 def _add(values: Sequence[tuple[str, Metric, _Family]], labels: Sequence[str], measured: Measured) -> None:
     """Add what is known of a guest."""
     for field, _, family in values:
-        value = getattr(measured, field)
-        if value is not None:
-            family.add_metric(labels, value)
+        _add_known(family, labels, getattr(measured, field))
+
+
+def _add_known(family: _Family, labels: Sequence[str], value: float | None) -> None:
+    """Add a value of a host, unless it is not known, or is none that there can be."""
+    if value is not None and 0 <= value <= _LARGEST:
+        family.add_metric(labels, value)
 
 
 def _of_actions(deployments: Sequence[DeploymentFigures]) -> Iterator[Metric]:
