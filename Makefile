@@ -15,7 +15,7 @@ help: ## list the targets (the default)
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: $(READY) | test-packages ## bring two real guests up, edit one, change it while the other keeps running
+demo: $(READY) | test-packages ## bring a testbed of three hosts up, draw it, change it while it runs, prove what it connects
 	scripts/demo
 
 .PHONY: test
