@@ -14,10 +14,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden proje
 
 from golden.bench import GOLDEN, cases
 from golden.memory import MemoryFiles, compile_text, hosts
+from kvmcompose.build.project_files import FolderFiles
 from kvmcompose.core.artefact import Literal, Overlay, Policy, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.core.image_source import ImageFile
+from kvmcompose.core.project import FileKind, Flaw
 from kvmcompose.core.state import encode_state
 from kvmcompose.effects.resources import schemas
+from kvmcompose.effects.stat_cache import StatCache
 from kvmcompose.pipeline.compile import STATE_PATH, Compiled
 from kvmcompose.pipeline.stored import read_state
 
@@ -40,12 +44,31 @@ class AnyFiles(MemoryFiles):
     """Everything that is asked for is there."""
 
     def kind(self, path: str) -> Any:
-        from kvmcompose.core.project import FileKind  # noqa: PLC0415
-
         return FileKind.FILE
 
     def image_names(self) -> tuple[str, ...]:
         return ("debian_12", "ubuntu_20_04")
+
+
+class CaseFiles(AnyFiles):
+    """The same, with the folders of a golden case: digests of what images are built from are in the state."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(contents={path.name: path.read_bytes() for path in folder.glob("*.env")})
+        self.folder = folder
+        self.there = FolderFiles(folder, StatCache())
+
+    def kind(self, path: str) -> Any:
+        return FileKind.FOLDER if (self.folder / path).is_dir() else super().kind(path)
+
+    def build_flaws(self, context: str, dockerfile: str) -> tuple[Flaw, ...]:
+        return self.there.build_flaws(context, dockerfile)
+
+    def build_digest(self, context: str, dockerfile: str) -> str:
+        return self.there.build_digest(context, dockerfile)
+
+    def image_id(self, source: ImageFile) -> str | Flaw:
+        return self.there.image_id(source)
 
 
 def state_of(compiled: Compiled) -> Any:
@@ -83,9 +106,7 @@ def test_compiling_is_a_function_of_its_input(case: str) -> None:
     """Twice the same, and what the golden state says."""
     text = (GOLDEN / case / "kvm-compose.yaml").read_text(encoding="utf-8")
     config = (GOLDEN / case / "kvm-compose-config.json").read_text(encoding="utf-8")
-    # only the digest of a file with variables is in the state, and needs its content
-    files = AnyFiles(contents={each.name: each.read_bytes() for each in (GOLDEN / case).glob("*.env")})
-    files = AnyFiles(contents={path.name: path.read_bytes() for path in (GOLDEN / case).glob("*.env")})
+    files = CaseFiles(GOLDEN / case)  # only digests of what is read are in the state
     first = compile_text(text, config=config, files=files, project=case)
     second = compile_text(text, config=config, files=files, project=case)
     assert first.artefacts == second.artefacts
@@ -96,7 +117,7 @@ def test_compiling_is_a_function_of_its_input(case: str) -> None:
 def test_what_an_artefact_waits_for_is_an_artefact(case: str) -> None:
     text = (GOLDEN / case / "kvm-compose.yaml").read_text(encoding="utf-8")
     config = (GOLDEN / case / "kvm-compose-config.json").read_text(encoding="utf-8")
-    artefacts = compile_text(text, config=config, files=AnyFiles(), project=case).artefacts
+    artefacts = compile_text(text, config=config, files=CaseFiles(GOLDEN / case), project=case).artefacts
     seen: set[str] = set()
     for artefact in artefacts:
         assert seen.issuperset(artefact.after)
