@@ -7,7 +7,7 @@ import contextlib
 import json
 import resource
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kvmcompose.core.image_build import ImageBuild
+from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import connection, driver, execution, images
@@ -265,6 +266,48 @@ def test_no_registry_has_what_is_made_here(tmp_path: Path, registry: str) -> Non
         with pytest.raises(DriverError, match="made by kvm-compose on this host alone"):
             asyncio.run(EngineImages(asking).pull(reference, lambda _: None))
         assert engine.asked == []
+
+
+class _Recording(LocalRunner):
+    """Runs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("one")
+        self.asked: list[str] = []
+
+    async def run(self, argv: Sequence[str], **_options: Any) -> Completed:  # type: ignore[override]
+        self.asked.append(" ".join(argv[-2:]))
+        return Completed(0, b"", b"")
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("identity", "pid", "ended"),
+    [
+        ("a" * 64, 4242, True),
+        ("", 4242, False),
+        ("a", 4242, False),
+        ("a" * 64, 1, False),
+        ("a" * 64, "x", False),
+    ],
+)
+def test_no_process_of_the_host_is_ended_for_one_of_a_container(
+    tmp_path: Path, identity: str, pid: object, ended: bool
+) -> None:
+    """Which process it is, and of which container, is what the engine says."""
+    runner = _Recording()
+    with lying_engine(tmp_path / "engine") as engine:
+        answer = {**_ANSWER, "Id": identity, "Pid": pid, "Running": True, "ExitCode": None}
+        engine.body = json.dumps(answer).encode()
+        containers = EngineContainers(Engine([tmp_path / "engine"], come_back=0), runner)
+
+        async def ask() -> None:
+            with pytest.raises(DriverError):
+                await containers.run("lab", "lab-web", ["true"], lambda _: None, seconds=0.5)
+            await containers.close()
+
+        asyncio.run(ask())
+    assert runner.asked == ([f"{pid} {identity}"] if ended else [])
 
 
 def test_what_an_engine_reports_of_layers_is_not_kept_for_ever() -> None:

@@ -34,6 +34,7 @@ _CANNOT_START, _LONGEST = (126, 127), 1 << 16
 _PODMANS = re.compile(r"Error: (read|write) unixpacket @->/proc/self/fd/\d+/attach: ")
 #: How long an engine may take to start a command that is to be ended, in seconds.
 _START_SECONDS = 2.0
+_ID = re.compile("[0-9a-f]{64}")
 #: How long ending a command may take, in seconds.
 _END_SECONDS = 15.0
 #: The body of ``POST /exec/ID/start``.
@@ -164,13 +165,14 @@ class Execution:
             await asyncio.shield(ending)
         except asyncio.CancelledError:
             await asyncio.wait((ending,), timeout=_END_SECONDS)
-        except (DriverError, TimeoutError) as error:
+        except (DriverError, TimeoutError, ValueError, TypeError) as error:
             log.warning("cannot end a command in a container: %s", error)
 
     async def _kill(self) -> None:
         async with asyncio.timeout(_END_SECONDS):
             found = await self._running()
-            if found is None:
+            # every process would be one of a container without an ID
+            if found is None or _ID.fullmatch(self._container) is None or int(found["Pid"]) <= 1:
                 return
             argv = ["sh", "-c", _END, "sh", str(int(found["Pid"])), self._container]
             await self._runner.run(argv, privileged=True, check=False)
