@@ -56,7 +56,7 @@ def port(end: socket.socket) -> int:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_sends(shell: str, listener: socket.socket, datagrams: socket.socket) -> None:
-    argv = [*SHELLS[shell], "-c", SENDER, "kvm-compose", "2"]
+    argv = [*SHELLS[shell], "-c", SENDER, "kvm-compose", "10"]
     said = run(argv, PING, Traffic("tcp", port(listener)), Traffic("udp", port(datagrams)))
     assert said == ["done"]
     listener.accept()[0].close()
@@ -67,7 +67,7 @@ def test_each_shell_sends(shell: str, listener: socket.socket, datagrams: socket
 def test_what_goes_wrong_is_printed_with_its_number(shell: str, listener: socket.socket) -> None:
     closed = port(listener)
     listener.close()
-    said = run([*SHELLS[shell], "-c", SENDER, "kvm-compose", "2"], PING, Traffic("tcp", closed))
+    said = run([*SHELLS[shell], "-c", SENDER, "kvm-compose", "10"], PING, Traffic("tcp", closed))
     assert said[-1] == "done"
     assert [line.partition(" ")[0] for line in said[:-1]] == ["2"]
     assert "Connection refused" in said[0]
@@ -92,7 +92,7 @@ def test_a_guest_with_busybox_alone_sends_tcp(listener: socket.socket, tmp_path:
 
 def test_a_guest_with_nothing_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "tail").symlink_to("/usr/bin/tail")
-    argv = ["/bin/dash", "-c", SENDER, "kvm-compose", "2"]
+    argv = ["/bin/dash", "-c", SENDER, "kvm-compose", "10"]
     said = run(argv, PING, Traffic("tcp", 9), Traffic("udp", 9), path=str(tmp_path))
     none = "there is none of bash, python3 and nc"
     assert sorted(said) == ["1 there is no ping", f"2 {none}", f"3 {none}", "done"]

@@ -350,7 +350,7 @@ class Followed:
             async for each in found:
                 self.seen.append((each.name, each.state, each.started))
 
-    async def sees(self, state: str, seconds: float = 5, name: str = "p-a") -> float | None:
+    async def sees(self, state: str, seconds: float = 30, name: str = "p-a") -> float | None:
         """Wait for the state of a container to be reported, and return its start."""
         async with asyncio.timeout(seconds):
             while not self.seen or self.seen[-1][:2] != (name, state):  # noqa: ASYNC110 (nothing tells)
