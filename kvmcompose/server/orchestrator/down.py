@@ -170,7 +170,7 @@ class TakeDown:
                 await in_thread(private.remove, self._context.folder / path)
             for identity in {each for testbed in self._testbeds for each in testbed.names}:
                 self._context.store.keep_snapshots(self._context.project, identity, [])
-            step.say("disks are removed; the next build makes new ones")
+            step.say("disks, snapshots, copies of volumes and built images are removed")
 
     def _disks(self) -> Iterable[str]:
         """Clones before what they lie on, so that a removal that is cut short leaves no clone of nothing."""
