@@ -194,16 +194,16 @@ def test_files_that_have_not_changed_are_not_read_again(
     read: list[str] = []
     real = stat_cache.StatMemo.get
 
-    def get(self: stat_cache.StatMemo[object], path: str) -> object:
+    def get(self: stat_cache.StatMemo[object], path: str, handle: int | None = None) -> object:
         before = self._read
 
-        def count(path: str) -> object:
+        def count(file: str | int) -> object:
             read.append(path.rpartition("/")[2])
-            return before(path)
+            return before(file)
 
         self._read = count
         try:
-            return real(self, path)
+            return real(self, path, handle)
         finally:
             self._read = before
 

@@ -317,12 +317,12 @@ def test_is_up_and_off_in_seconds(
     for _ in range(3):  # where other tests run beside, the first may be late
         to_ssh.append(node.start())
         to_off.append(node.press_power_button())
-        if min(to_ssh) < 40 and min(to_off) < 2:
+        if min(to_ssh) < 60 and min(to_off) < 8:
             break
     record_testsuite_property("micro_seconds_to_ssh", [round(seconds, 2) for seconds in to_ssh])
     record_testsuite_property("micro_seconds_to_off", [round(seconds, 2) for seconds in to_off])
-    assert min(to_ssh) < 40
-    assert min(to_off) < 2
+    assert min(to_ssh) < 60
+    assert min(to_off) < 8
 
 
 def test_same_packages_give_the_same_bytes(store: Path, tmp_path: Path) -> None:
