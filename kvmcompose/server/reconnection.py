@@ -195,7 +195,7 @@ class Reconnection:
             await news.wait()
 
     def _adjust(self) -> None:
-        """Begin anew with each deployment that an action has changed: it may have other guests and hosts."""
+        """Restart the keeper of each deployment that an action has changed: guests and hosts may differ."""
         deployments = {each.name: each for each in self._store.deployments()}
         for name in self._keepers.keys() - deployments.keys():
             self._end(name)

@@ -131,7 +131,7 @@ class EngineEvents:
                 try:
                     found = await look(ids, known)
                 except DriverError as error:
-                    if self.is_open:  # otherwise it is told when it is again
+                    if self.is_open:  # a stream that is opened again has everything looked at
                         log.info("%s; looking again in %g s", error.message, _LOOK_AGAIN)
                         await asyncio.sleep(_LOOK_AGAIN)
                         listener.tell_all()
