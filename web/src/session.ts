@@ -1,0 +1,77 @@
+/** Who is signed in. */
+
+import { signal } from "@preact/signals";
+import { ApiProblem, call, setSessionKey, whenSessionOver } from "./api";
+import type { Session } from "./types";
+
+/** What the fragment of a one-time link begins with; the code follows. */
+const LINK = "#sign-in=";
+
+interface NewSession extends Session {
+  key: string;
+}
+
+/** Undefined while it is not known. */
+export const session = signal<Session | null | undefined>(undefined);
+/** Why nobody is signed in, if that needs words. */
+export const signInProblem = signal<ApiProblem | null>(null);
+
+whenSessionOver(() => {
+  if (session.peek()) {
+    signInProblem.value = new ApiProblem({
+      status: 401,
+      detail: "the session is over",
+      hint: "kvm-compose ui opens this page again",
+    });
+  }
+  session.value = null;
+});
+
+/** Whether the person may change testbeds. */
+export function mayChange(): boolean {
+  return session.value != null && session.value.role !== "read-only";
+}
+
+/** Sign in by the link that the page was opened with, or go on with the session that there is. */
+export async function begin(): Promise<void> {
+  const { hash } = location;
+  if (hash.startsWith(LINK)) {
+    const [code = "", place = ""] = hash.slice(LINK.length).split("&", 2);
+    // neither the history nor a bookmark keeps the code
+    history.replaceState(null, "", `${location.pathname}#/${place.replace(/^lab=/, "")}`);
+    await signIn({ code });
+    return;
+  }
+  try {
+    session.value = await call<Session>("GET", "/api/session");
+  } catch (error) {
+    session.value = null;
+    if (error instanceof ApiProblem && error.status !== 401) signInProblem.value = error;
+  }
+}
+
+/** Sign in by a code or a token. */
+export async function signIn(secret: { code: string } | { token: string }): Promise<void> {
+  try {
+    const { key, ...made } = await call<NewSession>("POST", "/api/session", secret);
+    setSessionKey(key);
+    signInProblem.value = null;
+    session.value = made;
+  } catch (error) {
+    session.value = null;
+    if (error instanceof ApiProblem) signInProblem.value = error;
+    else throw error;
+  }
+}
+
+/** Sign out, also where the server does not answer. */
+export async function signOut(): Promise<void> {
+  try {
+    await call("DELETE", "/api/session");
+  } catch (error) {
+    if (!(error instanceof ApiProblem)) throw error;
+  }
+  setSessionKey(null);
+  signInProblem.value = null;
+  session.value = null;
+}

@@ -1,0 +1,163 @@
+/** The JSON of the API, as `kvmcompose.core.deployment` and `deployment_event` define it. */
+
+export type Phase = "down" | "running" | "up" | "failed";
+
+export interface Deployment {
+  name: string;
+  project_location: string;
+  state: Phase;
+  failed_command: string | null;
+  last_action_uuid: string | null;
+  owner: string | null;
+  condition: string | null;
+}
+
+export type ActionState = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";
+
+export interface Fault {
+  step: string;
+  message: string;
+  guest: string | null;
+  host: string | null;
+  hint: string | null;
+}
+
+export interface Action {
+  uuid: string;
+  deployment: string;
+  command: string;
+  options: Record<string, unknown>;
+  state: ActionState;
+  started: string;
+  ended: string | null;
+  faults: Fault[];
+  refused: boolean;
+  exit_status: number | null;
+  who: string | null;
+  asked_by: string | null;
+}
+
+export type StepState = "running" | "done" | "skipped" | "failed" | "cancelled";
+
+export interface Step {
+  name: string;
+  stage: string;
+  state: StepState;
+  started: string;
+  ended: string | null;
+  guest: string | null;
+  host: string | null;
+}
+
+export interface LogLine {
+  sequence: number;
+  time: string;
+  level: "info" | "output" | "warning" | "error";
+  text: string;
+  stage?: string;
+  step?: string;
+  guest?: string;
+  host?: string;
+}
+
+export interface GuestStatus {
+  name: string;
+  kind: string;
+  host: string;
+  state: string;
+  reason: string | null;
+  asked: string | null;
+  address: string | null;
+  addresses: string[];
+  golden_image: string | null;
+  uptime: number | null;
+  /** The share of one CPU; 1 is one busy CPU. */
+  cpu: number | null;
+  memory_mb: number | null;
+  used_mb: number | null;
+  given_mb: number | null;
+  outdated: string[];
+  runtime: string;
+  health: string | null;
+}
+
+export interface TestbedStatus {
+  deployment: Deployment;
+  guests: GuestStatus[];
+  differences: string[];
+}
+
+export interface ProblemDetails {
+  title: string;
+  status: number;
+  detail: string;
+  hint?: string;
+}
+
+interface Numbered {
+  number: number;
+  time: string;
+}
+
+export interface StepEvent extends Numbered {
+  event: "step-started" | "step-ended";
+  action: string;
+  id: number;
+  step: Step;
+}
+
+export interface GuestEvent extends Numbered {
+  event: "guest";
+  guest: string;
+  host: string;
+  state: string;
+  before?: string;
+  reason?: string;
+  address?: string;
+  action?: string;
+}
+
+export interface ResourceEvent extends Numbered {
+  event: "resource";
+  action: string;
+  verb: string;
+  kind: string;
+  name: string;
+  host?: string;
+  guest?: string;
+}
+
+/** What the stream of events sends; events of types that are not known here are ignored. */
+export type DeploymentEvent =
+  | (Numbered & { event: "action-started" | "action-ended"; action: Action })
+  | StepEvent
+  | (Numbered & { event: "line"; action: string; line: LogLine })
+  | GuestEvent
+  | (Numbered & {
+      event: "phase";
+      state: Phase;
+      failed_command?: string;
+      action?: string;
+      condition?: string;
+    })
+  | ResourceEvent
+  | (Numbered & { event: "missed"; reason: "dropped" | "ahead"; up_to: number })
+  | (Numbered & {
+      event: "current";
+      as_of: number;
+      deployment: Deployment;
+      actions?: Action[];
+      steps?: StepEvent[];
+      guests?: GuestEvent[];
+    })
+  | (Numbered & { event: "status"; status?: TestbedStatus; problem?: ProblemDetails });
+
+export type Role = "admin" | "user" | "read-only";
+
+/** Who is signed in, and at which server. */
+export interface Session {
+  name: string;
+  role: Role;
+  version: string;
+  drivers: string;
+}
