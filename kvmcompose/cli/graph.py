@@ -120,11 +120,13 @@ def _png(svg: str) -> bytes:
 
 
 def _topology(project: Project) -> Graph:
+    from kvmcompose.core.state import decode_state, encode_state
     from kvmcompose.drawing.graph import topology
     from kvmcompose.networks import drawing
 
-    placed, guests = project.compiled.placed, project.compiled.state.testbed_guests
-    return topology(placed.logical, placed.placement, guests, drawing(placed))
+    # as read back: dialects draw from that, for a server that has no more
+    state = decode_state(encode_state(project.compiled.state))
+    return topology(state, drawing(state))
 
 
 def _tasks(project: Project) -> Graph:

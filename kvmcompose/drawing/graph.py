@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from kvmcompose.core.model import LogicalTestbed, Placement
-from kvmcompose.core.state import GuestState
+from kvmcompose.core.state import State
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -69,57 +68,34 @@ _MERMAID_SHAPES = {
 }
 
 
-def topology(
-    testbed: LogicalTestbed,
-    placement: Placement,
-    guests: Mapping[str, GuestState],
-    drawing: Drawing | None = None,
-) -> Graph:
-    """Return the guests on the network, with their addresses.
+def topology(state: State, drawing: Drawing) -> Graph:
+    """Return the guests on the network, with their addresses. ``drawing`` is the network of the state.
 
-    ``guests`` are those of the state. Without a ``drawing`` the network's segments are bridges on hosts.
+    Interfaces on what the network does not have, in the record of what is up, are left out.
     """
-    drawing = drawing or _bridges(testbed, placement)
     nodes, edges = [*drawing.nodes], [*drawing.edges]
-    for guest in testbed.guests:
+    for guest in state.testbed_guests.values():
         kind = "golden image" if guest.is_golden_image else _GUESTS.get(guest.kind, "guest")
-        nodes.append(Node(guest.name, kind, placement.guests[guest.name]))
+        nodes.append(Node(guest.name, kind, guest.testbed_host))
         edges += [
-            Edge(guest.name, drawing.segments[each.segment], ", ".join(known.addresses))
-            for each, known in zip(guest.attachments, guests[guest.name].interfaces, strict=False)
+            Edge(guest.name, drawing.segments[nic.bridge], ", ".join(nic.addresses))
+            for nic in guest.interfaces
+            if nic.bridge in drawing.segments and not guest.is_golden_image
         ]
-        if guest.golden_image is not None:
-            edges.append(Edge(guest.golden_image, guest.name, "clone"))
-    return Graph(tuple(nodes), tuple(edges), False, tuple(host.name for host in testbed.hosts))
+        golden = guest.extra_info.reference_image
+        if golden is not None:
+            edges.append(Edge(golden, guest.name, "clone"))
+    return Graph(tuple(nodes), tuple(edges), False, tuple(state.testbed_hosts))
 
 
-def distinct(names: Iterable[tuple[str, str]], testbed: LogicalTestbed) -> dict[tuple[str, str], str]:
+def distinct(names: Iterable[tuple[str, str]], guests: Iterable[str]) -> dict[tuple[str, str], str]:
     """Return the name of a node for each kind and name: with the kind if a guest or an earlier one has it."""
-    taken = {guest.name for guest in testbed.guests}
+    taken = set(guests)
     found: dict[tuple[str, str], str] = {}
     for kind, name in names:
         found[kind, name] = f"{name} ({kind})" if name in taken else name
         taken.add(name)
     return found
-
-
-def _bridges(testbed: LogicalTestbed, placement: Placement) -> Drawing:
-    hosts = placement.segments
-    shown = distinct((("bridge", name) for name in hosts), testbed)
-    names = {name: shown["bridge", name] for name in hosts}
-    nodes = [Node(names[name], "bridge", host) for name, host in hosts.items()]
-    edges = [
-        Edge(
-            names[link.source],
-            names[link.target],
-            "" if hosts[link.source] == hosts[link.target] else "tunnel",
-        )
-        for link in testbed.topology.links
-    ]
-    if testbed.topology.external is not None:
-        nodes.append(Node("NAT", "network", testbed.main_host.name))
-        edges.append(Edge("NAT", names[testbed.topology.external]))
-    return Drawing(tuple(nodes), tuple(edges), names)
 
 
 def _groups(graph: Graph) -> Iterable[tuple[str, list[Node]]]:

@@ -14,7 +14,7 @@ A module offers:
 ``network_plan(state)``           what to create on the hosts, from the state as read back
 ``privileges(state, ...)``        what it reaches on the hosts beyond the testbed's own, likewise
 ``keeper(before, logical)``       finds the lines that keep addresses when the YAML changes; optional
-``drawing(placed)``               the picture of a network that is not of bridges on hosts; optional
+``drawing(state)``                the picture of the network, from the state as read back; optional
 ``as_ovn(logical, state)``        the same network in OVN's dialect; optional
 ``logical_targets(state)``        the logical switches and ports by their names, for captures; optional
 ``external_addresses(state)``     the addresses that a router translates to guests'; optional
@@ -49,7 +49,7 @@ from kvmcompose.core.model import (
 )
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
-from kvmcompose.drawing.graph import Drawing
+from kvmcompose.drawing.graph import Drawing, Node, distinct
 
 
 class Drift(msgspec.Struct, frozen=True):
@@ -195,10 +195,28 @@ def external_addresses(state: State) -> dict[str, tuple[str, ...]]:
     return {} if find is None else cast(dict[str, tuple[str, ...]], find(state))
 
 
-def drawing(placed: PlacedTestbed) -> Drawing | None:
-    """Return the picture of a testbed's network; None if it consists of segments on hosts, and links."""
-    draw = getattr(dialect(placed.logical.dialect), "drawing", None)
-    return None if draw is None else cast(Drawing, draw(placed))
+def drawing(state: State) -> Drawing:
+    """Return the picture of a network; the state's network is plain data.
+
+    For a dialect that draws none: what its guests are connected to.
+    """
+    draw = getattr(dialect(state.network["dialect"]), "drawing", None)
+    return _what_guests_have(state) if draw is None else cast(Drawing, draw(state))
+
+
+def _what_guests_have(state: State) -> Drawing:
+    """Return the segments of guests: a bridge where all its guests are on one host, otherwise a switch."""
+    hosts: dict[str, set[str]] = {}
+    for guest in state.testbed_guests.values():
+        for nic in () if guest.is_golden_image else guest.interfaces:
+            hosts.setdefault(nic.bridge, set()).add(guest.testbed_host)
+    kinds = {name: "bridge" if len(on) == 1 else "switch" for name, on in hosts.items()}
+    shown = distinct(((kind, name) for name, kind in kinds.items()), state.testbed_guests)
+    names = {name: shown[kind, name] for name, kind in kinds.items()}
+    nodes = (
+        Node(names[name], kind, *(hosts[name] if kind == "bridge" else ())) for name, kind in kinds.items()
+    )
+    return Drawing(tuple(nodes), (), names)
 
 
 def gateways(logical: LogicalTestbed) -> dict[str, str]:

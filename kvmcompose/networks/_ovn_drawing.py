@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
-from kvmcompose.core.model import Host, LogicalTestbed, PlacedTestbed
+import msgspec
+
+from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.core.state import State
 from kvmcompose.drawing.graph import Drawing, Edge, Node, distinct
 from kvmcompose.networks._ovn_chassis import host_of
-from kvmcompose.networks._ovn_model import OvnNetwork, Router, RouterPort
+from kvmcompose.networks._ovn_model import OvnNetwork, OvnState, Router, RouterPort
+from kvmcompose.networks._ovn_stored import written
 
 #: How many lines say what a router does; others are counted.
 _MOST_LINES = 6
 
 
-def drawing(placed: PlacedTestbed) -> Drawing:
+def drawing(state: State) -> Drawing:
     """Return the network. A router is on its gateway chassis if all its ports have the same one."""
-    logical = placed.logical
-    network: OvnNetwork = logical.network
-    names = distinct(_elements(network), logical)
+    stored = msgspec.convert(state.network, OvnState, from_attributes=True)
+    network = written(stored)
+    names = distinct(_elements(network), state.testbed_guests)
+    chassis = {name: host for host, name in stored.chassis.items()}
     return Drawing(
-        nodes=tuple(_nodes(network, logical.hosts, names)),
-        edges=tuple(_edges(network, logical.hosts, names)),
+        nodes=tuple(_nodes(network, chassis, names)),
+        edges=tuple(_edges(network, chassis, names)),
         segments={name: names["switch", name] for name in network.switches},
     )
 
@@ -29,13 +34,9 @@ def gateways(logical: LogicalTestbed) -> dict[str, str]:
     """Return the host of each router port with a gateway chassis."""
     network: OvnNetwork = logical.network
     ports = (port for router in network.routers.values() for port in router.ports)
-    return {port.name: host for port in ports if (host := _gateway(port, logical.hosts)) is not None}
-
-
-def _gateway(port: RouterPort, hosts: Sequence[Host]) -> str | None:
-    """Return the name of the host that carries a port's traffic to other networks."""
-    host = host_of(port.set_gateway_chassis, hosts) if port.set_gateway_chassis else None
-    return host.name if host is not None else None
+    found = ((port.name, port.set_gateway_chassis) for port in ports)
+    hosts = {name: host_of(given, logical.hosts) for name, given in found if given}
+    return {name: host.name for name, host in hosts.items() if host is not None}
 
 
 def _elements(network: OvnNetwork) -> Iterator[tuple[str, str]]:
@@ -46,23 +47,27 @@ def _elements(network: OvnNetwork) -> Iterator[tuple[str, str]]:
     yield from dict.fromkeys(("network", port.localnet) for port in ports if port.localnet is not None)
 
 
-def _nodes(network: OvnNetwork, hosts: Sequence[Host], names: dict[tuple[str, str], str]) -> Iterator[Node]:
-    main = next(host.name for host in hosts if host.is_main_host)
+def _nodes(
+    network: OvnNetwork, chassis: Mapping[str, str], names: Mapping[tuple[str, str], str]
+) -> Iterator[Node]:
     for (kind, name), shown in names.items():
         if kind == "switch":
             yield Node(shown, kind, details=(*network.switches[name].subnets, *_rules(network, name)))
         elif kind == "router":
             router = network.routers[name]
-            on = {_gateway(port, hosts) for port in router.ports} - {None}
-            yield Node(shown, kind, on.pop() or "" if len(on) == 1 else "", _translates(router))
+            on = {host for port in router.ports if (host := _gateway(port, chassis))}
+            yield Node(shown, kind, on.pop() if len(on) == 1 else "", _translates(router))
         elif kind == "network":
             yield Node(shown, kind)
     for switch in network.switches.values():
         for port in switch.ports:
             if port.internal is not None:
-                host = host_of(port.chassis, hosts) if port.chassis else None
-                group = host.name if host is not None else main
-                yield Node(names["host interface", port.name], "host interface", group)
+                yield Node(names["host interface", port.name], "host interface", port.chassis or "")
+
+
+def _gateway(port: RouterPort, chassis: Mapping[str, str]) -> str | None:
+    """Return the host that carries a port's traffic to other networks."""
+    return chassis.get(port.set_gateway_chassis or "")
 
 
 def _rules(network: OvnNetwork, switch: str) -> Iterator[str]:
@@ -82,10 +87,12 @@ def _translates(router: Router) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _edges(network: OvnNetwork, hosts: Sequence[Host], names: dict[tuple[str, str], str]) -> Iterator[Edge]:
+def _edges(
+    network: OvnNetwork, chassis: Mapping[str, str], names: Mapping[tuple[str, str], str]
+) -> Iterator[Edge]:
     for name, router in network.routers.items():
         for port in router.ports:
-            host = _gateway(port, hosts)
+            host = _gateway(port, chassis)
             label = ", ".join((*port.gateway_ip, *((f"gateway on {host}",) if host else ())))
             yield Edge(names["router", name], names["switch", port.switch], label)
     for name, switch in network.switches.items():

@@ -42,13 +42,13 @@ def check_state(state: State) -> _Complaints:
         guests = list(state.testbed_guests)
         found += [
             _placed(each, guests)
-            for each in check(_written(network), _machines(state), hosts)
+            for each in check(written(network), _machines(state), hosts)
             if each.severity is Severity.ERROR
         ]
     if not found:
         found = [*_names(state, network), *_values(state, network)]
     if not found:
-        found = [*_ovn_management.check_stored(state, network, _written(network))]
+        found = [*_ovn_management.check_stored(state, network, written(network))]
     yield from found
 
 
@@ -109,7 +109,7 @@ def _router_of(network: OvnState, switch: str, address: str, mac: str) -> str | 
     return None
 
 
-def _written(network: OvnState) -> OvnNetwork:
+def written(network: OvnState) -> OvnNetwork:
     """Return the network as the YAML would have it."""
     dhcp: dict[tuple[str, str], None] = {}
     for each in network.dhcp_options:

@@ -30,6 +30,7 @@ from kvmcompose.networks import (
     _addresses,
     _as_ovn,
     _connectivity,
+    _drawing,
     _hold,
     _management,
     _plan,
@@ -55,6 +56,7 @@ def _attachment(entry: dict[str, Any]) -> Attachment:
 
 INTERFACES = "interfaces"
 as_ovn = _as_ovn.as_ovn
+drawing = _drawing.drawing
 
 
 def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
