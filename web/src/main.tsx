@@ -1,6 +1,7 @@
 /** The page: testbeds as they are now. It uses the API and the events that the command line uses. */
 
 import "./style/base.css";
+import { effect } from "@preact/signals";
 import { render } from "preact";
 import { begin, session, signOut } from "./session";
 import { Questions } from "./shell/dialog";
@@ -58,11 +59,27 @@ function TopBar() {
 /** The fragment is the router's, so the link cannot move the focus by itself. */
 function toMain(event: Event): void {
   event.preventDefault();
+  focusMain();
+}
+
+function focusMain(): void {
   const main = document.getElementById("main");
   main?.setAttribute("tabindex", "-1");
   main?.focus();
 }
 
+/** Another place is another page to those who do not see it: with a title, and the focus at its beginning. */
+function followPlace(): void {
+  let before = place.peek();
+  effect(() => {
+    const { lab, view, of } = place.value;
+    document.title = [of, lab, "kvm-compose"].filter((part) => part !== "").join(" – ");
+    if (lab !== before.lab || view !== before.view) requestAnimationFrame(focusMain);
+    before = place.value;
+  });
+}
+
+followPlace();
 void begin();
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);
