@@ -93,3 +93,30 @@ class ConsolePart(msgspec.Struct, frozen=True, kw_only=True):
 
     start: int
     data: bytes
+
+
+class GuestTerminals(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a guest can be seen in a terminal and on a screen.
+
+    ``console`` is ``input`` where its console takes input, ``output`` where there is only what it prints.
+    ``screen`` is its kind, of which ``vnc`` can be shown; None for a guest without one, and while it is not
+    defined on its host.
+    """
+
+    console: Literal["input", "output"] | None = None
+    screen: str | None = None
+
+
+class ConsoleOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """The first message of a console: what it does for this client.
+
+    ``input``: it takes input. Without it, ``reason`` says why and ``hint`` what to do; ``taken``: another
+    user has the console, and ``force`` takes it from them. ``history`` is how many of the bytes that follow
+    were printed before: a terminal must not answer what they ask.
+    """
+
+    input: bool
+    history: int
+    reason: str | None = None
+    hint: str | None = None
+    taken: bool = False

@@ -40,6 +40,8 @@ _PACKAGES = {
 #: How long a program has to exit after its time limit, in seconds; then it is killed.
 GRACE = 1
 _NO_SUCH_PROGRAM = 127
+#: How long a TCP port may take to answer, in seconds.
+CONNECT_SECONDS = 10
 CHUNK = 1 << 16
 #: How much of a program's standard error is kept, in bytes: the end.
 _COMPLAINTS = 1 << 16
@@ -119,6 +121,17 @@ class CommandRunner(Protocol):
         is closed, this process dies or the connection to the host is lost. Raises DriverError when it cannot
         be started.
         """
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """Return a socket, which does not block, that is connected to a TCP port as the host sees it.
+
+        Raises DriverError when nothing answers.
+        """
+
+
+def not_connected(host: str, address: str, port: int, reason: str) -> DriverError:
+    """Return the error of a TCP port that does not answer."""
+    return DriverError(f"cannot connect to {address}, port {port}, on {host}: {reason}")
 
 
 def while_wanted(argv: Sequence[str]) -> list[str]:

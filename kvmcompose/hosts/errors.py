@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.errors import KvmComposeError, RefusedError
 
 
 class DriverError(KvmComposeError):
@@ -27,3 +27,7 @@ class HostLostError(DriverError):
 
 class RuntimeSilentError(DriverError):
     """What runs some guests of a host does not answer; the rest of the host may."""
+
+
+class ConsoleTakenError(RefusedError):
+    """Another user has the console of a guest."""

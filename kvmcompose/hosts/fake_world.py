@@ -30,7 +30,7 @@ class FakeNic(msgspec.Struct, frozen=True, gc=False):
 
 
 class FakeHardware(msgspec.Struct, gc=False):
-    """What a domain has. Memory in MiB; ``disks`` are targets."""
+    """What a domain has. Memory in MiB; ``disks`` are targets; ``screen`` is its kind, "" for none."""
 
     memory_mb: int = 64
     most_memory_mb: int = 64
@@ -38,6 +38,7 @@ class FakeHardware(msgspec.Struct, gc=False):
     most_cpus: int = 1
     nics: list[FakeNic] = []
     disks: list[str] = []
+    screen: str = ""
 
 
 class FakeDomain(msgspec.Struct, gc=False):

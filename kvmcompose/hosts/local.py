@@ -12,12 +12,14 @@ from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.hosts.command import (
     CHUNK,
+    CONNECT_SECONDS,
     GRACE,
     SYSTEM_PATH,
     Completed,
     as_root,
     collect,
     failure,
+    not_connected,
     not_installed,
     pasteable,
     tail,
@@ -113,6 +115,23 @@ class LocalRunner:
         self._attached.add(ending)
         ending.add_done_callback(self._attached.discard)
         return ours
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        endpoint = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            endpoint.setblocking(False)
+            endpoint.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(endpoint, (address, port))
+        except (OSError, TimeoutError) as error:
+            endpoint.close()
+            reason = "it does not answer" if isinstance(error, TimeoutError) else str(error.strerror)
+            raise not_connected(self.name, address, port, reason) from error
+        except BaseException:
+            endpoint.close()
+            raise
+        return endpoint
 
     async def close(self) -> None:
         """Wait for the programs that were attached: their sockets are closed."""

@@ -15,6 +15,7 @@ from typing import Any
 import asyncssh
 
 from kvmcompose.hosts.command import (
+    CONNECT_SECONDS,
     GRACE,
     SYSTEM_PATH,
     Completed,
@@ -22,6 +23,7 @@ from kvmcompose.hosts.command import (
     collect,
     failure,
     is_not_installed,
+    not_connected,
     not_installed,
     pasteable,
     tail,
@@ -157,10 +159,29 @@ class SshRunner:
             raise
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        task = asyncio.create_task(self._carry(carrier, process, theirs))
+        self._keep(asyncio.create_task(self._carry(carrier, process, theirs)))
+        return ours
+
+    async def connect(self, address: str, port: int) -> socket.socket:
+        """See ``CommandRunner``. Needs ``AllowTcpForwarding`` there, which sshd(8) has by default."""
+        connection = await self._connection.get()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                reader, writer = await connection.open_connection(address, port, encoding=None)
+        except TimeoutError:
+            raise not_connected(self.name, address, port, "it does not answer") from None
+        except asyncssh.ChannelOpenError as error:
+            raise not_connected(self.name, address, port, text_of(error)) from error
+        except (OSError, asyncssh.Error) as error:
+            raise self._connection.lost(error) from error
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._keep(asyncio.create_task(_copy(reader, writer, theirs)))
+        return ours
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._attached.add(task)
         task.add_done_callback(self._attached.discard)
-        return ours
 
     async def _begin_on(
         self, connection: HostConnection, line: str, program: str
@@ -180,18 +201,7 @@ class SshRunner:
     ) -> None:
         """Copy between a socket and a program until either ends."""
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=endpoint)
-            copying = [
-                asyncio.ensure_future(pump(reader, process.stdin)),
-                asyncio.ensure_future(pump(process.stdout, writer)),
-            ]
-            try:
-                await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for each in copying:
-                    each.cancel()
-                await asyncio.gather(*copying, return_exceptions=True)
-                writer.close()
+            await _copy(process.stdout, process.stdin, endpoint)
         finally:
             process.close()
             await self._release(carrier)
@@ -203,7 +213,7 @@ class SshRunner:
             await carrier.connection.close()
 
     async def close(self) -> None:
-        """End the programs that were attached."""
+        """End the programs that were attached, and connections."""
         attached = list(self._attached)
         for task in attached:
             task.cancel()
@@ -372,6 +382,25 @@ async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None
         process.stdin.write(stdin)
         process.stdin.write_eof()
         await process.stdin.drain()
+
+
+async def _copy(
+    source: asyncssh.SSHReader[bytes], target: asyncssh.SSHWriter[bytes], endpoint: socket.socket
+) -> None:
+    """Copy between a socket and a channel until either ends."""
+    reader, writer = await asyncio.open_unix_connection(sock=endpoint)
+    copying = [
+        asyncio.ensure_future(pump(reader, target)),
+        asyncio.ensure_future(pump(source, writer)),
+    ]
+    try:
+        await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in copying:
+            each.cancel()
+        await asyncio.gather(*copying, return_exceptions=True)
+        writer.close()
+        target.close()
 
 
 def _reporting(command: Sequence[str], first: str = ":") -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals
 from kvmcompose.core.commands import Capture, Command, Exec, Up
 from kvmcompose.core.deployment import (
     Deployment,
@@ -30,6 +30,7 @@ from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
+from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.interface import DomainEvent
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.actions import Actions, NotFoundError
@@ -66,6 +67,8 @@ class Stub(Orchestrator):
         self.guests: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
         self.looks = 0
+        self.printed = b"booting\r\nlogin: "
+        self.consoles = FakeConsoles()
 
     async def run(
         self,
@@ -177,8 +180,29 @@ class Stub(Orchestrator):
                 endpoint.sendall(data)
         self.connected.remove(name)
 
-    async def console(self, deployment: Deployment, name: str, after: int | None, wait: int) -> ConsolePart:
-        return ConsolePart(start=after or 0, data=b"")
+    async def console(
+        self, deployment: Deployment, name: str, after: int | None, wait: int = 0
+    ) -> ConsolePart:
+        """Return what a guest has ``printed``; one that is ``lost`` fails from the second look on."""
+        if name == "lost" and after is not None:
+            raise DriverError("the host is lost")
+        start = after if after is not None and after <= len(self.printed) else 0
+        if start == len(self.printed):
+            await asyncio.sleep(min(wait, 0.05))
+        return ConsolePart(start=start, data=self.printed[start:])
+
+    async def open_console(self, deployment: Deployment, name: str, *, force: bool) -> socket.socket:
+        if name == "off":
+            raise RefusedError("off is off")
+        return self.consoles.open(name, force=force)
+
+    async def open_screen(self, deployment: Deployment, name: str) -> socket.socket:
+        if name != "web":
+            raise RefusedError(f"{name} has no screen")
+        return self.consoles.open_screen()
+
+    async def terminals(self, deployment: Deployment, name: str) -> GuestTerminals:
+        return GuestTerminals(console="input", screen="vnc" if name == "web" else None)
 
     async def get_files(self, deployment: Deployment, name: str, path: str) -> AsyncGenerator[bytes]:
         """Send what was put; a guest ``endless`` sends more, one that ``breaks`` less."""
@@ -308,6 +332,7 @@ class StubServer:
         self._ready.set()
         await self._end.wait()
         service.stop()
+        await self.stub.consoles.end()
         await self.actions.stop()
         for listener in self._listeners:
             listener.should_exit = True

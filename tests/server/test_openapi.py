@@ -24,6 +24,8 @@ _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
     "GET /api/deployments/{name}/events",
+    "GET /api/deployments/{name}/guests/{guest}/console",
+    "GET /api/deployments/{name}/guests/{guest}/screen",
     "GET /api/deployments/{name}/guests/{guest}/ssh",
     "POST /api/deployments",
     "POST /api/deployments/{name}/plan",
@@ -97,7 +99,16 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
     _no_faults(statuses)
     for name, found in statuses.items():
         if name.startswith("GET") and not name.endswith(
-            ("/input", "/logs", "/events", "/ssh", "/snapshots", "/files")
+            (
+                "/input",
+                "/logs",
+                "/events",
+                "/ssh",
+                "/snapshots",
+                "/files",
+                "/{guest}/console",
+                "/screen",
+            )
         ):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}

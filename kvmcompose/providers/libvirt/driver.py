@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import re
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import (
     alive,
+    consoles,
     neighbours,
     snapshot_tables,
     snapshots,
@@ -36,6 +38,7 @@ from kvmcompose.providers.libvirt.interface import (
     FoundNetwork,
     HypervisorFacts,
     ObservedDomain,
+    Screen,
     SnapshotState,
     following,
 )
@@ -234,6 +237,32 @@ class Libvirt:
         await self._connection.call(f"undefine the domain {name}", domain_calls.undefine, name=name)
         # a libvirtd that is killed while it switches off a domain leaves these files
         await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
+
+    async def open_console(self, name: str, *, force: bool) -> socket.socket:
+        doing = f"open the console of {name}"
+
+        def open_it(connection: Any) -> socket.socket:
+            return self._with_domain(
+                connection, doing, name, lambda domain: consoles.opened(connection, domain, force=force)
+            )
+
+        opening = asyncio.ensure_future(self._connection.call_once(doing, open_it))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:  # it is waited for all the same, and then nobody wants it
+            with contextlib.suppress(DriverError):
+                (await opening).close()
+            raise
+
+    async def screen(self, name: str) -> Screen | None:
+        def look(connection: Any) -> Screen | None:
+            domain = domain_calls.lookup(connection, name)
+            return None if domain is None else consoles.screen(domain)
+
+        return await self._connection.call(f"inspect the domain {name}", look)
+
+    async def open_screen(self, screen: Screen) -> socket.socket:
+        return await self._runner.connect(screen.address, screen.port)
 
     async def start_network(self, xml: str) -> None:
         marked, digest = xmls.with_digest(xml)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 
 import msgspec
 
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.instance import HostMeasures, HostSize, Measured
 from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
+from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
     DomainEvent,
@@ -23,6 +26,7 @@ from kvmcompose.providers.libvirt.interface import (
     DomainState,
     HypervisorFacts,
     ObservedDomain,
+    Screen,
     SnapshotState,
     following,
 )
@@ -50,7 +54,7 @@ def _reason(domain: FakeDomain) -> str | None:
 
 def hardware(domain: ET.Element) -> FakeHardware:
     """Return what a domain has, by its XML."""
-    vcpu = domain.find("vcpu")
+    vcpu, graphics = domain.find("vcpu"), domain.find("devices/graphics")
     most = _mib(domain.find("memory")) or 64
     return FakeHardware(
         memory_mb=_mib(domain.find("currentMemory")) or most,
@@ -59,6 +63,7 @@ def hardware(domain: ET.Element) -> FakeHardware:
         most_cpus=1 if vcpu is None else int(vcpu.text or 1),
         nics=[_nic(nic) for nic in domain.iterfind("devices/interface")],
         disks=disk_targets(domain),
+        screen=graphics.get("type", "") if graphics is not None else "",
     )
 
 
@@ -113,6 +118,7 @@ class FakeHypervisor(FakeNetworks):
     def __init__(self, host: SimulatedHost, uri: str) -> None:
         super().__init__(host)
         self.uri = uri
+        self._consoles = FakeConsoles()
 
     async def facts(self) -> HypervisorFacts:
         await self._host.call("facts")
@@ -322,6 +328,23 @@ class FakeHypervisor(FakeNetworks):
         self._host.keep(("domains", name), *ports)
         return True
 
+    async def open_console(self, name: str, *, force: bool) -> socket.socket:
+        await self._host.call("open_console", name)
+        if not self._domain(name).started:
+            raise RefusedError(f"{name} is off")
+        return self._consoles.open(name, force=force)
+
+    async def screen(self, name: str) -> Screen | None:
+        await self._host.call("screen", name)
+        domain = self._world.domains.get(name)
+        if domain is None or not domain.hardware.screen:
+            return None
+        return Screen(kind=domain.hardware.screen, port=5900 if domain.started else 0)
+
+    async def open_screen(self, screen: Screen) -> socket.socket:
+        await self._host.call("open_screen", screen.kind)
+        return self._consoles.open_screen()
+
     def _running(self, name: str, verb: str) -> FakeDomain:
         domain = self._domain(name)
         if not domain.started:
@@ -356,6 +379,7 @@ class FakeHypervisor(FakeNetworks):
         domain = self._world.domains.get(name)
         if domain is not None and domain.started:
             domain.started, domain.paused, domain.off = 0, "", why
+            self._consoles.close(name)
             domain.hardware, domain.next_hardware = domain.next_hardware or domain.hardware, None
             self._host.renew(nic.mac for nic in domain.hardware.nics)
             ports = self._world.unplug(name)
@@ -410,4 +434,5 @@ class FakeHypervisor(FakeNetworks):
         return self._world.domains[name]
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Close what is open of consoles."""
+        await self._consoles.end()

@@ -7,6 +7,7 @@ Names are those on the host, from ``state.json``.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -100,6 +101,17 @@ class FoundNetwork(msgspec.Struct, frozen=True, kw_only=True):
     edited: bool = False
 
 
+class Screen(msgspec.Struct, frozen=True, kw_only=True):
+    """The screen of a domain. ``kind`` is libvirt's term: ``vnc``, ``spice``.
+
+    ``port`` is where it is served on its host while the domain runs, at ``address``; 0: nowhere.
+    """
+
+    kind: str
+    address: str = "127.0.0.1"
+    port: int = 0
+
+
 class HypervisorFacts(HostSize, frozen=True, kw_only=True):
     """A host as libvirt sees it, and libvirt's version."""
 
@@ -188,6 +200,23 @@ class Hypervisor(Protocol):
 
     async def undefine_domain(self, name: str) -> None:
         """Undefine a domain that is off, and the metadata of its snapshots (the data stays)."""
+
+    async def open_console(self, name: str, *, force: bool) -> socket.socket:
+        """Return a socket, which does not block, that is the serial console of a running domain.
+
+        What it prints is always read: of what its user does not read in time, the newest stays. It is closed
+        when the domain goes off, or another user takes the console. ``force``: take it from another user.
+        Raises ConsoleTakenError, RefusedError for a domain that is off, DriverError.
+        """
+
+    async def screen(self, name: str) -> Screen | None:
+        """Return the screen of a domain as it runs, or as it will; None: it has none, or is not there."""
+
+    async def open_screen(self, screen: Screen) -> socket.socket:
+        """Return a socket, which does not block, that is connected to a screen with a port: RFC 6143 for VNC.
+
+        Raises DriverError.
+        """
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. Raises DriverError for one that is active with other XML."""

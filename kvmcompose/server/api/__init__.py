@@ -12,6 +12,7 @@ from kvmcompose.server.api import (
     command_input,
     events,
     guest_connection,
+    guest_console,
     guest_files,
     logs,
     metrics,
@@ -39,6 +40,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(events.router)
     app.include_router(command_input.router)
     app.include_router(guest_connection.router)
+    app.include_router(guest_console.router)
     app.include_router(guest_files.router)
     app.include_router(metrics.router)
     problems.install(app)

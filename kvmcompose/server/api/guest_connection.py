@@ -1,9 +1,10 @@
-"""Connects a client to the SSH server of a guest, over a WebSocket."""
+"""Connects a client to the SSH server of a guest, or to its screen, over a WebSocket."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket
@@ -26,13 +27,25 @@ router = APIRouter()
 
 @router.websocket("/api/deployments/{name}/guests/{guest}/ssh")
 async def connect_guest(websocket: WebSocket, name: str, guest: str) -> None:
-    """Copy bytes until either side ends; see ``get_ssh`` in ``routes``.
+    """Connect to the SSH server of a guest; see ``get_ssh`` in ``routes``."""
+    service: Service = websocket.app.state.service
+    await _connect(websocket, service, service.reach(websocket.scope["kvmcompose.asker"], name, guest))
+
+
+@router.websocket("/api/deployments/{name}/guests/{guest}/screen")
+async def show_screen(websocket: WebSocket, name: str, guest: str) -> None:
+    """Connect to the screen of a guest; see ``get_screen`` in ``routes``."""
+    service: Service = websocket.app.state.service
+    await _connect(websocket, service, service.open_screen(websocket.scope["kvmcompose.asker"], name, guest))
+
+
+async def _connect(websocket: WebSocket, service: Service, opening: Awaitable[socket.socket]) -> None:
+    """Copy bytes until either side ends.
 
     Nothing is read from one side before the other has taken what came before.
     """
-    service: Service = websocket.app.state.service
     try:
-        endpoint = await service.reach(websocket.scope["kvmcompose.asker"], name, guest)
+        endpoint = await opening
     except KvmComposeError as error:
         await websocket.send_denial_response(problem_of(error))
         return

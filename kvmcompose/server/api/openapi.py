@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from kvmcompose import __version__
-from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.access import ConsoleOpened, ConsolePart, GuestAccess, GuestTerminals
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import (
     Action,
@@ -72,6 +72,8 @@ _TYPES: dict[str, Any] = {
     "access": list[GuestAccess],
     "snapshots": list[SnapshotStatus],
     "console": ConsolePart,
+    "terminals": GuestTerminals,
+    "console_opened": ConsoleOpened,
     "problem": ProblemDetails,
     "event": DeploymentEvent,
     "line": LogLine,

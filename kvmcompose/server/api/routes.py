@@ -23,6 +23,7 @@ from kvmcompose.core.deployment import ActionAccepted, NewDeployment
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.server.api.byte_reply import PCAP, ByteReply
 from kvmcompose.server.api.event_reader import Wanted
+from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
@@ -371,3 +372,76 @@ async def get_ssh(service: ServiceParameter, who: Who, name: Name, guest: Guest)
     """
     service.own(who, name)
     raise ApiError(HTTPStatus.UPGRADE_REQUIRED, f"a connection to {guest} requires a WebSocket")
+
+
+@router.get("/deployments/{name}/guests/{guest}/terminals", **described("terminals", _CONFLICT, _BAD_GATEWAY))
+async def get_terminals(service: ServiceParameter, who: Who, name: Name, guest: Guest) -> Response:
+    """What of a guest can be seen in a terminal and on a screen."""
+    return Reply(await service.terminals(who, name, guest))
+
+
+@router.get(
+    "/deployments/{name}/guests/{guest}/console",
+    **described(
+        None,
+        HTTPStatus.UPGRADE_REQUIRED,
+        _CONFLICT,
+        _BAD_GATEWAY,
+        status=HTTPStatus.SWITCHING_PROTOCOLS,
+        messages="console_opened",
+    ),
+)
+async def get_guest_console(
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    guest: Guest,
+    force: Annotated[bool, Query(description="Take the console from another user.")] = False,
+    watch: Annotated[
+        bool, Query(description="Only what the guest prints; any number of clients may.")
+    ] = False,
+    window: Annotated[
+        int | None,
+        Query(
+            ge=LEAST_WINDOW,
+            le=MOST_WINDOW,
+            description="Send at most so many bytes more than the client has taken, which it reports.",
+        ),
+    ] = None,
+) -> Response:
+    """The serial console of a guest, as a WebSocket.
+
+    The first message is text: what this console does for the client (`ConsoleOpened`). Binary messages are
+    bytes: from the server what the guest prints, first what it printed before; from the client, if the
+    console takes input, what is typed, at most 4096 bytes in a message. Where it takes none, because another
+    user has it, the client may not change anything, or the guest is off or a container, what the guest prints
+    is sent all the same. With `window`, text messages from the client say how many bytes it has taken so far;
+    of what a guest prints beyond that, the newest is kept.
+
+    Closed with 1000 when the guest went off or another user took the console, with 1001 when the server
+    stops, with 1003 for a message that is not accepted, with 1011 when it fails.
+    """
+    service.own(who, name)
+    raise ApiError(
+        HTTPStatus.UPGRADE_REQUIRED,
+        f"the console of {guest} requires a WebSocket"
+        + ", to take it from another user" * force
+        + ", with a window" * (window is not None),
+        hint=None if watch else "without one: GET /api/deployments/NAME/console has what it has printed",
+    )
+
+
+@router.get(
+    "/deployments/{name}/guests/{guest}/screen",
+    **described(
+        None, HTTPStatus.UPGRADE_REQUIRED, _CONFLICT, _BAD_GATEWAY, status=HTTPStatus.SWITCHING_PROTOCOLS
+    ),
+)
+async def get_screen(service: ServiceParameter, who: Who, name: Name, guest: Guest) -> Response:
+    """The screen of a guest by VNC, as a WebSocket: binary messages are the bytes of RFB (RFC 6143).
+
+    A message from the client has at most 4096 bytes. Closed with 1000 when the guest has closed the
+    connection. Without a WebSocket: why there is no screen to see, if so.
+    """
+    (await service.open_screen(who, name, guest)).close()
+    raise ApiError(HTTPStatus.UPGRADE_REQUIRED, f"the screen of {guest} requires a WebSocket")

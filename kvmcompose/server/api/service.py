@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
-from kvmcompose.core.access import ConsolePart
+from kvmcompose.core.access import ConsolePart, GuestTerminals
 from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
 from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -28,6 +28,7 @@ from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.audit import short
 from kvmcompose.server.byte_stream import BegunStream
+from kvmcompose.server.guest_console import GuestConsole
 from kvmcompose.server.guest_watch import GuestWatches
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
@@ -208,6 +209,41 @@ class Service:
             for task in (reading, stopping):
                 task.cancel()
             await asyncio.gather(reading, stopping, return_exceptions=True)
+
+    async def terminals(self, asker: Asker, name: str, guest: str) -> GuestTerminals:
+        """Return what of a guest can be seen in a terminal and on a screen."""
+        return await self.orchestrator.terminals(self.own(asker, name), guest)
+
+    async def open_console(
+        self, asker: Asker, name: str, guest: str, *, force: bool, watch: bool
+    ) -> GuestConsole:
+        """Open a console: in both directions unless that is not possible, or only to ``watch``.
+
+        ``force``: take it from another user. Raises RefusedError, DriverError.
+        """
+        deployment = self.own(asker, name)
+        asker.note.command = {"name": "console", "guest": guest}
+        endpoint: socket.socket | None = None
+        why: KvmComposeError | None = None
+        if not watch:
+            try:
+                check_change(asker)
+                endpoint = await self.orchestrator.open_console(deployment, guest, force=force)
+            except (ApiError, RefusedError) as error:
+                why = error
+        try:
+            printed = await self.orchestrator.console(deployment, guest, None)
+        except BaseException:
+            if endpoint is not None:
+                endpoint.close()
+            raise
+        return GuestConsole(printed, endpoint, why)
+
+    async def open_screen(self, asker: Asker, name: str, guest: str) -> socket.socket:
+        """Return a connection to the screen of a guest. Raises RefusedError, DriverError."""
+        deployment = self._own_to_change(asker, name)
+        asker.note.command = {"name": "screen", "guest": guest}
+        return await self.orchestrator.open_screen(deployment, guest)
 
     async def capture(self, asker: Asker, name: str, wanted: Capture) -> BegunStream:
         """Start to capture packets of a deployment."""

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import msgspec
 
-from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals
 from kvmcompose.core.commands import ActionCommand, Capture, Down, Exec, Power, Reconnect, Test, Up
 from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
@@ -191,6 +191,27 @@ class Orchestrator:
         testbed = await context.read_current()
         guest = context.guest(testbed, name)
         return await runtime_of(guest).console(context, testbed, guest, after, wait)
+
+    async def terminals(self, deployment: Deployment, name: str) -> GuestTerminals:
+        """What of a guest can be seen in a terminal and on a screen. Raises RefusedError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        return await runtime_of(guest).terminals(context, testbed, guest)
+
+    async def open_console(self, deployment: Deployment, name: str, *, force: bool) -> socket.socket:
+        """A guest's console, in both directions. Raises ConsoleTakenError, RefusedError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        return await runtime_of(guest).open_console(context, testbed, guest, force=force)
+
+    async def open_screen(self, deployment: Deployment, name: str) -> socket.socket:
+        """A guest's screen: a VNC connection. Raises RefusedError, DriverError."""
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        return await runtime_of(guest).open_screen(context, testbed, guest)
 
     async def capture(self, deployment: Deployment, wanted: Capture) -> BegunStream:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""

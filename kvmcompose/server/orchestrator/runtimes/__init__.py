@@ -16,6 +16,9 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``wait(context, testbed, guest)``            waits until it can be worked with, likewise
 ``console(context, testbed, guest, …)``      a part of what its console has printed; optional
 ``console_end(context, testbed, guest, n)``  the name of its console, and the last lines of it; optional
+``terminals(context, testbed, guest)``       what of it can be seen in a terminal and on a screen; optional
+``open_console(context, testbed, guest, force)``  its console, in both directions; optional
+``open_screen(context, testbed, guest)``     its screen, by VNC; optional
 ``reach(context, testbed, guest)``           a connection to its SSH server; optional
 ``engine(context, testbed, host)``           the container engine that runs its guests on a host; optional
 ``get(context, testbed, guest, path)``         yields a tar archive of one of its files or folders; optional
@@ -42,6 +45,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from kvmcompose.core.access import GuestTerminals
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.effects.resources import plugin_folders
@@ -126,6 +130,26 @@ class Runtime(Protocol):
         self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
     ) -> tuple[str, str]:
         """Return where its console is recorded, and the last ``count`` lines; empty where it is not."""
+
+    async def terminals(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> GuestTerminals:
+        """Return what of the guest can be seen in a terminal and on a screen. Raises DriverError."""
+
+    async def open_console(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, *, force: bool
+    ) -> socket.socket:
+        """Return a socket, which does not block, that is its console; of what is not read, the newest stays.
+
+        ``force``: take it from another user. Raises ConsoleTakenError; RefusedError where it takes no input
+        now, which says why; DriverError.
+        """
+
+    async def open_screen(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest
+    ) -> socket.socket:
+        """Return a socket, which does not block, that is a VNC connection (RFC 6143) to its screen.
+
+        Raises RefusedError for a guest without one, DriverError.
+        """
 
     async def reach(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
         """Return a connection to the guest's SSH server. Raises RefusedError, DriverError."""
@@ -258,6 +282,9 @@ def _module(name: str) -> Runtime:
         "wait": _no_wait,
         "console": _no_console,
         "console_end": _no_console_end,
+        "terminals": _no_terminals,
+        "open_console": _no_open_console,
+        "open_screen": _no_screen,
         "reach": _no_reach,
         "engine": _no_engine,
         "get": _no_get,
@@ -326,6 +353,27 @@ async def _no_console_end(
 ) -> tuple[str, str]:
     """Return nothing: the default."""
     return "", ""
+
+
+async def _no_terminals(_context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest) -> GuestTerminals:
+    """Return that there is nothing: the default."""
+    return GuestTerminals()
+
+
+async def _no_open_console(
+    _context: Context, _testbed: LoadedTestbed, guest: LoadedGuest, *, force: bool
+) -> socket.socket:
+    """Refuse: the default, whether or not to ``force`` it."""
+    del force
+    raise RefusedError(
+        f"what {guest.name} prints is shown; it takes no input",
+        hint=f"to enter it: kvm-compose exec {guest.name} -- COMMAND",
+    )
+
+
+async def _no_screen(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
+    """Refuse: the default."""
+    raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: it has no screen")
 
 
 async def _no_reach(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
 from kvmcompose.core.instance import GONE, HostMeasures, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
@@ -227,6 +227,11 @@ async def console(
             async with asyncio.timeout(wait):
                 part = await _printed(*where, part.start, follow=True)
     return part
+
+
+async def terminals(_context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest) -> GuestTerminals:
+    """Return that there is what it prints."""
+    return GuestTerminals(console="output")
 
 
 async def _printed(

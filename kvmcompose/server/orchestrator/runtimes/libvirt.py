@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncGenerator, Mapping
 
-from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.instance import HostMeasures, InstanceEvent
 from kvmcompose.core.resource import Ref
@@ -142,6 +142,38 @@ async def console_end(
     """Return the path of the log of the console in the project folder, and its last lines."""
     host, path = context.host_of(guest, testbed), console_log(guest.state.identity)
     return path, await host.disks.read_tail(context.folder_on(host) / path, count)
+
+
+async def terminals(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> GuestTerminals:
+    """Return that there is a console, and the kind of the screen that its domain has."""
+    screen = await context.host_of(guest, testbed).hypervisor.screen(guest.state.domain)
+    return GuestTerminals(console="input", screen=screen.kind if screen is not None else None)
+
+
+async def open_console(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, *, force: bool
+) -> socket.socket:
+    """Return the guest's serial console."""
+    hypervisor = context.host_of(guest, testbed).hypervisor
+    return await hypervisor.open_console(guest.state.domain, force=force)
+
+
+async def open_screen(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
+    """Return a connection to the guest's screen."""
+    hypervisor = context.host_of(guest, testbed).hypervisor
+    screen = await hypervisor.screen(guest.state.domain)
+    if screen is None:
+        raise RefusedError(
+            f"{guest.name} has no screen", hint=f"its serial console: kvm-compose console {guest.name}"
+        )
+    if screen.kind != "vnc":
+        raise RefusedError(f"the screen of {guest.name} is {screen.kind}, and only VNC can be shown")
+    if not screen.port:
+        raise RefusedError(
+            f"the screen of {guest.name} is served at no port: is it off?",
+            hint=f"kvm-compose start {guest.name}",
+        )
+    return await hypervisor.open_screen(screen)
 
 
 def check_privileges(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
