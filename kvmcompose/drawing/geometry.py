@@ -189,6 +189,9 @@ class _Layout:
 
     def _home_lines(self) -> Iterator[Line]:
         """Yield the lines of first interfaces: from the bar, or from a rail above the row of guests."""
+        labels: dict[tuple[str, str], str] = {}
+        for edge in self._graph.edges:
+            labels.setdefault((edge.source, edge.target), edge.label)
         for name, bar in self._above.items():
             card = self._cards[name]
             rail = card.y - _RAIL
@@ -205,10 +208,7 @@ class _Layout:
                     Point(card.centre, card.y),
                 )
             )
-            yield Line(name, bar.segment, points, bar.segment, self._label(name, bar.segment))
-
-    def _label(self, guest: str, segment: str) -> str:
-        return next((e.label for e in self._graph.edges if (e.source, e.target) == (guest, segment)), "")
+            yield Line(name, bar.segment, points, bar.segment, labels.get((name, bar.segment), ""))
 
     def _edge_lines(self) -> Iterator[Line]:
         """Yield the lines of further interfaces, and those between segments, routers and networks."""

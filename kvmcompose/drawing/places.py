@@ -7,6 +7,7 @@ the same places each time.
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -60,11 +61,15 @@ class Homes:
         self.guests = [
             node.name for node in graph.nodes if node.name not in outside and node.kind not in SEGMENTS
         ]
+        self._by_host: dict[str, list[str]] = {}
+        for name in self.guests:
+            self._by_host.setdefault(self.nodes[name].group, []).append(name)
         self.hosts = list(dict.fromkeys([*graph.hosts, *(self.nodes[name].group for name in self.guests)]))
         self.connected: dict[str, list[str]] = {name: [] for name in self.guests}
+        known = set(self.segments)
         for edge in graph.edges:
             segments = self.connected.get(edge.source)
-            if segments is not None and edge.target in self.segments and edge.target not in segments:
+            if segments is not None and edge.target in known and edge.target not in segments:
                 segments.append(edge.target)
 
     def home(self, guest: str) -> str:
@@ -73,7 +78,7 @@ class Homes:
 
     def on(self, host: str) -> dict[str, list[str]]:
         """Return the segments that a host has a part of, each with the guests that are at home there."""
-        guests = [name for name in self.guests if self.nodes[name].group == host]
+        guests = self._by_host.get(host, [])
         present = {segment for name in guests for segment in self.connected[name]}
         found: dict[str, list[str]] = {
             name: [] for name in self.segments if name in present or self.nodes[name].group == host
@@ -83,13 +88,18 @@ class Homes:
         return found
 
 
-def arrange(graph: Graph, before: Grid | None = None) -> Grid:
-    """Return the places of all nodes; those of ``before`` are kept as far as their hosts and segments are."""
+def arrange(
+    graph: Graph, before: Grid | None = None, widths: Mapping[str, int] = MappingProxyType({})
+) -> Grid:
+    """Return the places of all nodes; those of ``before`` are kept as far as their hosts and segments are.
+
+    ``widths`` are how many guests a new host has in a row at least.
+    """
     before = before or Grid()
     homes = Homes(graph)
     known = {column.host: column for column in before.columns}
     hosts = [*(host for host in known if host in homes.hosts), *(h for h in homes.hosts if h not in known)]
-    columns = tuple(_column(host, homes.on(host), known.get(host)) for host in hosts)
+    columns = tuple(_column(host, homes.on(host), known.get(host), widths.get(host, 1)) for host in hosts)
     fabric = tuple(_kept(row, old) for row, old in zip(homes.fabric, before.fabric, strict=True))
     return Grid(columns, fabric)
 
@@ -104,9 +114,9 @@ def _kept(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     return (*filled, *new)
 
 
-def _column(host: str, wanted: Mapping[str, Sequence[str]], before: Column | None) -> Column:
+def _column(host: str, wanted: Mapping[str, Sequence[str]], before: Column | None, least: int) -> Column:
     if before is None:
-        width = _width(max((len(guests) for guests in wanted.values()), default=0))
+        width = max(least, _width(max((len(guests) for guests in wanted.values()), default=0)))
         return Column(host, width, _filled(((name, guests) for name, guests in wanted.items()), width))
     there = {(block.segment, name) for block in before.blocks for name in block.guests if name}
     new = {

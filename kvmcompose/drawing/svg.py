@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from xml.sax.saxutils import escape
 
 import msgspec
 
 from kvmcompose.core.plain import plain
+from kvmcompose.drawing.fold import Stack
 from kvmcompose.drawing.geometry import FABRIC_WIDTH, GUTTER, Box, Layout, Line, Point
 from kvmcompose.drawing.graph import Graph, Node
 from kvmcompose.drawing.places import SEGMENTS
@@ -54,9 +55,9 @@ _ICONS = {
 }
 #: Characters that fit into a box, by its width in pixels, of names, details and labels.
 _NAME_PIXELS, _DETAIL_PIXELS, _LABEL_PIXELS = 7.6, 6.1, 5.4
-#: How many lines of details a box has.
-_LINES = 2
 _RADIUS = 5
+#: What would end an attribute, or be a space in it.
+_QUOTED = str.maketrans({'"': "&quot;", "\n": "&#10;", "\t": "&#9;", "\r": "&#13;"})
 _LEGEND_HEIGHT = 40
 
 #: What is drawn in which way, with its colours in light and dark. Written out: not every program that shows
@@ -73,29 +74,58 @@ _COLOURED = {
     ".icon": ("stroke", "#59636e", "#9198a1"),
     **{f".{tone}": ("fill", light, dark) for tone, (light, dark) in TONES.items()},
 }
-_STYLE = """
-.kc text{font-family:system-ui,"Segoe UI","DejaVu Sans",sans-serif;font-size:13px}
-.kc text.name,.kc text.host,.kc text.on{font-weight:600}
-.kc text.more{font-size:10.5px}
-.kc text.host{font-size:15px}
-.kc text.on{fill:#fff;font-size:12px}
-.kc text.label{font-size:10px;paint-order:stroke;stroke-width:3px}
-.kc .icon{fill:none;stroke-width:1.3}
-.kc .line{fill:none;stroke-width:1.4}
-.kc .wide{stroke-width:2.4}
-"""
+#: What looks the same in light and dark.
+_STYLE = {
+    "text": {"font-family": 'system-ui,"Segoe UI","DejaVu Sans",sans-serif', "font-size": "13px"},
+    "text.name,.kc text.host,.kc text.on": {"font-weight": "600"},
+    "text.more": {"font-size": "10.5px"},
+    "text.host": {"font-size": "15px"},
+    "text.on": {"fill": "#fff", "font-size": "12px"},
+    "text.label": {"font-size": "10px", "paint-order": "stroke", "stroke-width": "3px"},
+    ".icon": {"fill": "none", "stroke-width": "1.3"},
+    ".line": {"fill": "none", "stroke-width": "1.4"},
+    ".wide": {"stroke-width": "2.4"},
+}
 
 
 def _style() -> str:
     """Return the style sheet of a picture."""
     light = "\n".join(f".kc {name}{{{what}:{value}}}" for name, (what, value, _) in _COLOURED.items())
+    same = "\n".join(
+        f".kc {name}{{{';'.join(f'{what}:{value}' for what, value in rules.items())}}}"
+        for name, rules in _STYLE.items()
+    )
     dark = "".join(f".kc {name}{{{what}:{value}}}" for name, (what, _, value) in _COLOURED.items())
-    return f"\n{light}{_STYLE}@media(prefers-color-scheme:dark){{{dark}.kc text.on{{fill:#fff}}}}"
+    return f"\n{light}\n{same}\n@media(prefers-color-scheme:dark){{{dark}.kc text.on{{fill:#fff}}}}"
+
+
+def page_style() -> str:
+    """Return the same style sheet for a page, which allows none in its pictures; one declaration a line."""
+    light = [(name, {what: value}) for name, (what, value, _) in _COLOURED.items()]
+    dark = [(name, {what: value}) for name, (what, _, value) in _COLOURED.items()]
+    dark_rules = "\n\n".join(_rule(*each, "  ") for each in (*dark, ("text.on", {"fill": "#fff"})))
+    rules = "\n\n".join(_rule(*each) for each in (*light, *_STYLE.items()))
+    return f"{rules}\n\n@media (prefers-color-scheme: dark) {{\n{dark_rules}\n}}\n"
+
+
+def _rule(name: str, rules: Mapping[str, str], indent: str = "") -> str:
+    lines = [f"{indent}  {what}: {value.replace(',', ', ')};" for what, value in rules.items()]
+    selectors = f".kc {name}".replace(",", f",\n{indent}")
+    return "\n".join([f"{indent}{selectors} {{", *lines, f"{indent}}}"])
 
 
 def to_svg(graph: Graph, layout: Layout, title: str, marks: Mapping[str, NodeMark] | None = None) -> str:
     """Return the picture as an SVG document of its own. ``marks`` are by the names of nodes."""
     return "\n".join(_Picture(graph, layout, marks or {}).document(title)) + "\n"
+
+
+def to_page_svg(graph: Graph, layout: Layout, title: str, stacks: Iterable[Stack] = ()) -> str:
+    """Return the picture for a page that has ``page_style``, and shows the states of nodes itself.
+
+    Elements have what they show in attributes: ``data-node``, ``data-host``, ``data-source`` and
+    ``data-target``. Nodes and hosts take the focus.
+    """
+    return "\n".join(_PagePicture(graph, layout, stacks).document(title)) + "\n"
 
 
 def to_html(svg: str, title: str) -> str:
@@ -115,16 +145,17 @@ class _Picture:
         self._marks = marks
         segments = [node.name for node in graph.nodes if node.kind in SEGMENTS]
         self._colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(segments)}
+        self._from: dict[str, list[Line]] = {}
+        for line in layout.lines:
+            self._from.setdefault(line.source, []).append(line)
 
     def document(self, title: str) -> Iterator[str]:
         width, height = _n(self._layout.width), _n(self._layout.height + _LEGEND_HEIGHT)
         size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-        yield f'<svg xmlns="http://www.w3.org/2000/svg" class="kc" role="img" {size}>'
-        yield f"<title>{_text(title)}</title>"
-        yield f"<style>{_style()}</style>"
+        yield from self._head(title, size)
         yield f'<rect class="paper" width="{width}" height="{height}"/>'
         for name, box in self._layout.hosts.items():
-            yield from _area(name, box)
+            yield from self._area(name, box)
         yield from self._lines()
         for bar in self._layout.bars:
             yield from self._bar(bar.segment, bar.box)
@@ -133,19 +164,41 @@ class _Picture:
         yield from self._legend(self._layout.height)
         yield "</svg>"
 
+    def _head(self, title: str, size: str) -> Iterator[str]:
+        yield f'<svg xmlns="http://www.w3.org/2000/svg" class="kc" role="img" {size}>'
+        yield f"<title>{_text(title)}</title>"
+        yield f"<style>{_style()}</style>"
+
+    def _area(self, name: str, box: Box) -> Iterator[str]:
+        yield _rectangle(box, 'class="area edged"', radius=10)
+        text = _fitting(name, box.width - GUTTER, 8.6)
+        yield f'<text class="host" x="{_n(box.x + GUTTER)}" y="{_n(box.y + 27)}">{text}</text>'
+
+    def _ends(self, line: Line) -> str:  # noqa: ARG002 (pages have some)
+        """Return the attributes of a line that say what it connects."""
+        return ""
+
+    def _open(self, node: Node, box: Box) -> str:  # noqa: ARG002 (of pages)
+        """Return the start of a node's group."""
+        return f"<g><title>{_text(self._tooltip(node))}</title>"
+
+    def _title(self, node: Node) -> str:
+        """Return what is written on a node."""
+        return node.name
+
     def _lines(self) -> Iterator[str]:
         labels = []
         for line in self._layout.lines:
             colour = self._colours.get(line.segment, "#6e7781")
             kind = "line wide" if line.wide else "line"
-            yield f'<path class="{kind}" stroke="{colour}" d="{_path(line.points)}"/>'
+            yield f'<path class="{kind}" stroke="{colour}"{self._ends(line)} d="{_path(line.points)}"/>'
             if line.label and line.source not in self._layout.cards:
                 labels.append(line)
         for line in labels:
             yield _label(line)
 
     def _bar(self, name: str, box: Box) -> Iterator[str]:
-        yield f"<g><title>{_text(self._tooltip(self._nodes[name]))}</title>"
+        yield self._open(self._nodes[name], box)
         yield _rectangle(box, f'fill="{self._colours[name]}"', radius=_RADIUS)
         text = _fitting(name, box.width - 40)
         yield f'<text class="on" x="{_n(box.x + 10)}" y="{_n(box.y + 16)}">{text}</text>'
@@ -153,13 +206,13 @@ class _Picture:
         yield "</g>"
 
     def _card(self, node: Node, box: Box) -> Iterator[str]:
-        yield f"<g><title>{_text(self._tooltip(node))}</title>"
+        yield self._open(node, box)
         colour = self._colours.get(node.name)
         edge = f'class="card" stroke="{colour}"' if colour else 'class="card edged"'
         yield _rectangle(box, edge, radius=_RADIUS + 2)
         icon = _ICONS.get(node.kind, _ICONS["guest"])
         yield f'<path class="icon" transform="translate({_n(box.x + 9)} {_n(box.y + 9)})" d="{icon}"/>'
-        text = _fitting(node.name, box.width - 46)
+        text = _fitting(self._title(node), box.width - 46)
         yield f'<text class="name" x="{_n(box.x + 32)}" y="{_n(box.y + 21)}">{text}</text>'
         for number, (line, colour) in enumerate(self._details(node)):
             y = box.y + 38 + number * 14
@@ -169,6 +222,9 @@ class _Picture:
             yield f'<text class="more" x="{_n(box.x + 32)}" y="{_n(y)}">{text}</text>'
         yield from self._badge(node.name, box)
         yield "</g>"
+
+    #: How many lines of details a box has.
+    _room = 2
 
     def _badge(self, name: str, box: Box) -> Iterator[str]:
         mark = self._marks.get(name)
@@ -180,16 +236,15 @@ class _Picture:
         own = self._interfaces(node)
         lines = [(label or "no address", self._colours[segment]) for segment, label in own]
         lines = lines or [(line, "") for line in node.details]
-        if len(lines) > _LINES:
-            lines[_LINES - 1 :] = [(f"and {len(lines) - _LINES + 1} more", "")]
+        if len(lines) > self._room:
+            lines[self._room - 1 :] = [(f"and {len(lines) - self._room + 1} more", "")]
         return lines
 
     def _interfaces(self, node: Node) -> list[tuple[str, str]]:
         """Return the segments that a guest is on, each with its addresses there."""
         if node.name not in self._layout.cards:
             return []
-        lines = self._layout.lines
-        return [(line.segment, line.label) for line in lines if line.source == node.name]
+        return [(line.segment, line.label) for line in self._from.get(node.name, ())]
 
     def _tooltip(self, node: Node) -> str:
         mark = self._marks.get(node.name)
@@ -218,10 +273,76 @@ class _Picture:
             x += 18 + len(text) * _DETAIL_PIXELS + 20
 
 
-def _area(name: str, box: Box) -> Iterator[str]:
-    yield _rectangle(box, 'class="area edged"', radius=10)
-    text = _fitting(name, box.width - GUTTER, 8.6)
-    yield f'<text class="host" x="{_n(box.x + GUTTER)}" y="{_n(box.y + 27)}">{text}</text>'
+class _PagePicture(_Picture):
+    """A picture whose elements a page finds and changes."""
+
+    def __init__(self, graph: Graph, layout: Layout, stacks: Iterable[Stack]) -> None:
+        super().__init__(graph, layout, {})
+        self._stacks = {stack.name: stack for stack in stacks}
+
+    def _head(self, title: str, size: str) -> Iterator[str]:
+        yield f'<svg xmlns="http://www.w3.org/2000/svg" class="kc" role="group" {size}'
+        yield f" {_attribute('aria-label', title)}>"
+
+    def _area(self, name: str, box: Box) -> Iterator[str]:
+        yield f'<g class="place" tabindex="0" role="button" {_attribute("data-host", name)}'
+        yield f" {_attribute('aria-label', f'{name} (host)')}>"
+        yield from super()._area(name, box)
+        yield "</g>"
+
+    def _ends(self, line: Line) -> str:
+        return f" {_attribute('data-source', line.source)} {_attribute('data-target', line.target)}"
+
+    def _open(self, node: Node, box: Box) -> str:
+        stack = self._stacks.get(node.name)
+        card = node.name in self._layout.cards
+        kind = "node stack" if stack is not None else "node guest" if card else "node"
+        is_open = f' aria-expanded="{str(stack.is_open).lower()}"' if stack is not None else ""
+        place = f'data-x="{_n(box.x)}" data-y="{_n(box.y)}"'
+        return (
+            f'<g class="{kind}" tabindex="0" role="button" {_attribute("data-node", node.name)} {place}'
+            f"{is_open} {_attribute('aria-label', self._tooltip(node))}>"
+            + "".join(_behind(box) if stack is not None else ())
+        )
+
+    def _title(self, node: Node) -> str:
+        stack = self._stacks.get(node.name)
+        return (
+            f"{stack.title} \N{MULTIPLICATION SIGN} {len(stack.guests)}" if stack is not None else node.name
+        )
+
+    def _card(self, node: Node, box: Box) -> Iterator[str]:
+        # the last line of a guest's box is its state
+        self._room = 1 if node.name in self._layout.cards else 2
+        return super()._card(node, box)
+
+    def _badge(self, name: str, box: Box) -> Iterator[str]:
+        if name in self._layout.cards:
+            yield f'<circle class="badge" cx="{_n(box.right - 11)}" cy="{_n(box.y + 12)}" r="5"/>'
+            yield f'<text class="more state" x="{_n(box.x + 32)}" y="{_n(box.y + 52)}"></text>'
+
+    def _details(self, node: Node) -> list[tuple[str, str]]:
+        if node.name in self._stacks:
+            segments = list(dict.fromkeys(segment for segment, _ in self._interfaces(node)))
+            return [(", ".join(segments), self._colours[segments[0]])] if segments else []
+        return super()._details(node)
+
+    def _tooltip(self, node: Node) -> str:
+        stack = self._stacks.get(node.name)
+        if stack is None:
+            return super()._tooltip(node)
+        return f"{self._title(node)} (guests on {node.group})"
+
+
+def _behind(box: Box) -> Iterator[str]:
+    """Yield the cards below the first one of a stack."""
+    for offset in (6, 3):
+        moved = Box(box.x + offset, box.y + offset, box.width, box.height)
+        yield _rectangle(moved, 'class="card edged"', radius=_RADIUS + 2)
+
+
+def _attribute(name: str, value: str) -> str:
+    return f'{name}="{_text(value).translate(_QUOTED)}"'
 
 
 def _rectangle(box: Box, attributes: str, *, radius: int) -> str:

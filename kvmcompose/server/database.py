@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvmcompose.core.errors import KvmComposeError
-from kvmcompose.server.schema import MARKS, MARKS_INDEX, SCHEMA, VERSION, migrate
+from kvmcompose.server.schema import MARKS, MARKS_INDEX, PLACES, SCHEMA, VERSION, migrate
 
 
 class StoreError(KvmComposeError):
@@ -81,6 +81,7 @@ def open_database(path: Path | None) -> ServerDatabase:
         _make_schema(db)
         db.execute(MARKS)
         db.execute(MARKS_INDEX)
+        db.execute(PLACES)
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"cannot open the server's database {path}: {error}") from error
     return db

@@ -80,6 +80,16 @@ CREATE TABLE IF NOT EXISTS marks (
 MARKS_INDEX = "CREATE INDEX IF NOT EXISTS marks_of ON marks (deployment, guest)"
 
 
+#: Where a testbed is drawn, for each kind of picture: it can be lost, then everything is placed again.
+#: Older servers do not know this table.
+PLACES = """
+CREATE TABLE IF NOT EXISTS places (
+    deployment TEXT NOT NULL REFERENCES deployments (name) ON DELETE CASCADE,
+    kind TEXT NOT NULL, document BLOB NOT NULL,
+    PRIMARY KEY (deployment, kind)
+) STRICT, WITHOUT ROWID
+"""
+
 #: A mark of a deployment that was up when its server became one that has marks: all had run in its guests.
 COMPLETE_MARK = "complete"
 

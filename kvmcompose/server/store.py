@@ -112,6 +112,19 @@ class Store(EventTables):
         else:
             self._db.insert("brought_up", replace=True, deployment=name, document=document)
 
+    # -- pictures of the topology
+
+    def places(self, name: str, kind: str) -> bytes | None:
+        """Return where everything was drawn last in a kind of picture, None if it never was."""
+        row = self._db.execute(
+            "SELECT document FROM places WHERE deployment = ? AND kind = ?", (name, kind)
+        ).fetchone()
+        return row[0] if row else None
+
+    def put_places(self, name: str, kind: str, document: bytes) -> None:
+        """Store where everything is drawn."""
+        self._db.insert("places", replace=True, deployment=name, kind=kind, document=document)
+
     # -- actions
 
     def begin_action(

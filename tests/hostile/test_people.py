@@ -35,6 +35,7 @@ UP = {"command": "up"}
 ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/state", None),
     ("GET", "/deployments/alices/status", None),
+    ("GET", "/deployments/alices/topology", None),
     ("GET", "/deployments/alices/access", None),
     ("GET", "/deployments/alices/snapshots", None),
     ("GET", "/deployments/alices/console?guest=a", None),

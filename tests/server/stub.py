@@ -6,10 +6,12 @@ import asyncio
 import select
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
@@ -25,6 +27,7 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
+from kvmcompose.core.picture import TestbedPicture
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.resources import schemas
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
@@ -42,6 +45,7 @@ from kvmcompose.server.byte_stream import BegunStream
 from kvmcompose.server.listen import Listener
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
+from kvmcompose.server.orchestrator.picture import Picture
 from kvmcompose.server.people import People
 from kvmcompose.server.settings import ServerSettings
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
@@ -120,6 +124,13 @@ class Stub(Orchestrator):
 
     async def state(self, deployment: Deployment) -> bytes:
         return SECRET_STATE
+
+    async def picture(self, deployment: Deployment, opened: Collection[str]) -> Picture:
+        """Return a picture of nothing, with the names of the open stacks as its tag."""
+        empty = TestbedPicture(
+            hosts=(), nodes=(), edges=(), stacks=(), width=24, height=24, svg="<svg></svg>"
+        )
+        return Picture("-".join(["tag", *opened]), msgspec.json.encode(empty))
 
     async def access(self, deployment: Deployment) -> list[GuestAccess]:
         return []

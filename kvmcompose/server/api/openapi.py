@@ -25,6 +25,7 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.core.deployment_event import DeploymentEvent
+from kvmcompose.core.picture import TestbedPicture
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
@@ -69,6 +70,7 @@ _TYPES: dict[str, Any] = {
     "status": TestbedStatus,
     "planned": PlanRequest,
     "plan": TestbedPlan,
+    "picture": TestbedPicture,
     "access": list[GuestAccess],
     "snapshots": list[SnapshotStatus],
     "console": ConsolePart,
@@ -108,11 +110,13 @@ def described(
     stream: str | None = None,
     sent: str | None = None,
     messages: str | None = None,
+    unchanged: bool = False,
 ) -> Json:
     """Return the keywords that describe a route: request and response, by the names above, and errors.
 
     ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes,
     ``sent`` that of a request of bytes.
+    ``unchanged``: it may answer 304.
     ``messages`` is what a WebSocket sends, for which OpenAPI has no word of its own.
     """
     extra: Json = {}
@@ -134,6 +138,8 @@ def described(
                 responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
             elif stream is not None:
                 responses[good.value]["content"] = {stream: {"schema": _BYTES}}
+    if unchanged:
+        responses[HTTPStatus.NOT_MODIFIED.value] = {"description": HTTPStatus.NOT_MODIFIED.phrase}
     details = {MEDIA_TYPE: {"schema": _SCHEMAS["problem"]}}
     usual = (*_ALWAYS, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.INTERNAL_SERVER_ERROR)
     for each in sorted({*usual, *errors}):

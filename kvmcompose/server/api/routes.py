@@ -35,6 +35,8 @@ _CONFLICT = HTTPStatus.CONFLICT
 _BAD_GATEWAY = HTTPStatus.BAD_GATEWAY
 _STOPPING = HTTPStatus.SERVICE_UNAVAILABLE
 _LINES = 1000
+#: How many stacks of a picture a request can name; its line has a limit, too.
+_STACKS = 200
 
 
 async def _service(request: Request) -> Service:
@@ -139,6 +141,35 @@ async def get_state(service: ServiceParameter, who: Who, name: Name) -> Response
 async def get_status(service: ServiceParameter, who: Who, name: Name) -> Response:
     """The deployment and the current state of its guests."""
     return Reply(await service.orchestrator.status(service.own(who, name)))
+
+
+@router.get("/deployments/{name}/topology", **described("picture", _CONFLICT, unchanged=True))
+async def get_topology(
+    request: Request,
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    opened: Annotated[
+        list[str] | None,
+        Query(
+            alias="open",
+            max_length=_STACKS,
+            description="The stacks whose guests are drawn one by one, up to 1000 in all.",
+        ),
+    ] = None,
+) -> Response:
+    """The topology of what is up, or of the project folder when nothing is: as a graph, and drawn as SVG.
+
+    Large testbeds are folded into stacks. Who was drawn before stays in its place. With an `If-None-Match` of
+    the `ETag` of an earlier answer, 304 while that is still right.
+    """
+    picture = await service.orchestrator.picture(service.own(who, name), opened or ())
+    tag = f'"{picture.tag}"'
+    headers = {"ETag": tag}
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    if tag in known:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(picture.content, headers=headers, media_type=Reply.media_type)
 
 
 @router.post("/deployments/{name}/plan", **described("plan", _CONFLICT, _BAD_GATEWAY, body="planned"))

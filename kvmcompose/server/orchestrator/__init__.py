@@ -25,6 +25,7 @@ from kvmcompose.server.orchestrator.guest_events import guest_events
 from kvmcompose.server.orchestrator.health_memory import HealthMemory
 from kvmcompose.server.orchestrator.instances import instances_of_hosts, why_not_on
 from kvmcompose.server.orchestrator.metering import HostLooks, TestbedFigures, measure
+from kvmcompose.server.orchestrator.picture import Picture, Pictures
 from kvmcompose.server.orchestrator.preview import preview
 from kvmcompose.server.orchestrator.probing import probe
 from kvmcompose.server.orchestrator.reconnect import Disconnected, disconnected, reconnect, starts
@@ -54,6 +55,7 @@ class Orchestrator:
         self._meter = Meter()
         self._health = HealthMemory()
         self._looks = HostLooks()
+        self._pictures = Pictures()
 
     def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
         """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""
@@ -144,6 +146,13 @@ class Orchestrator:
     async def state(self, deployment: Deployment) -> bytes:
         """The ``state.json`` of what is up, or of the project folder when nothing is."""
         return (await self._context(deployment).read_current()).document
+
+    async def picture(self, deployment: Deployment, opened: Collection[str]) -> Picture:
+        """The topology of what is up, or of the project folder when nothing is. Raises RefusedError.
+
+        ``opened`` are the stacks whose guests are drawn one by one.
+        """
+        return await self._pictures.picture(self._context(deployment), opened)
 
     async def access(self, deployment: Deployment) -> list[GuestAccess]:
         """How each guest is reached."""
