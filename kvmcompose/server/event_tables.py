@@ -134,7 +134,7 @@ class EventTables:
         if action is None:
             self._drop_loose(name)
         if name in self._channels:
-            self._channels[name].wake(change=change)
+            self._channels[name].wake_soon(change=change)
         return made
 
     def _drop_loose(self, name: str) -> None:

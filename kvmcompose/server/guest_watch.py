@@ -20,9 +20,10 @@ from kvmcompose.server.event_tables import REMOVED
 from kvmcompose.server.store import Store
 
 #: Seconds between two looks, between two that changes ask for, and between two while drivers report changes
-#: (but of addresses they do not); more if a look takes long.
+#: (but of addresses they do not); more if a look takes long: looks take at most a share of the time, which is
+#: smaller while an action, which reports itself what it does, has the testbed.
 LOOK_SECONDS, _SOON_SECONDS, _RARELY_SECONDS = 2.0, 0.25, 30.0
-_LOOKING_SHARE = 0.25
+_LOOKING_SHARE, _SHARE_BESIDE_ACTIONS = 0.25, 0.03
 #: How many changes are published at a time, before other requests have their turn.
 _AT_A_TIME = 100
 
@@ -103,6 +104,14 @@ class GuestWatch:
             await self._change(changes, max(self._pause(), took / _LOOKING_SHARE))
             # several changes are one look
             await asyncio.sleep(began + took + max(_SOON_SECONDS, took) - time.monotonic())
+            while (  # noqa: ASYNC110 (changes come too often to look each time whether the action has ended)
+                self._in_action() and time.monotonic() < began + took / _SHARE_BESIDE_ACTIONS
+            ):
+                await asyncio.sleep(_SOON_SECONDS)
+
+    def _in_action(self) -> bool:
+        deployment = self._store.deployment(self._name)
+        return deployment is not None and deployment.state is Phase.RUNNING
 
     def _pause(self) -> float:
         """Return after how many seconds to look if nothing is reported."""

@@ -8,12 +8,16 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h11
 import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.protocol import State
 
 from kvmcompose.core.deployment import ProblemDetails
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -122,6 +126,19 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSockets, which also send ``frames`` as they are: one encoding serves many clients."""
+
+    async def send(self, message: Any) -> None:
+        if not self.handshake_complete or "frames" not in message:
+            await super().send(message)
+            return
+        await self.writable.wait()
+        if self.conn.state is not State.OPEN or self.transport.is_closing():
+            raise ClientDisconnected
+        self.transport.write(message["frames"])
+
+
 class Listener(uvicorn.Server):
     """uvicorn on one socket. Whoever starts it handles signals."""
 
@@ -130,7 +147,7 @@ class Listener(uvicorn.Server):
         config = uvicorn.Config(
             app,
             http=_Protocol,
-            ws="websockets-sansio",
+            ws=_WebSocketProtocol,
             lifespan="off",
             log_config=None,
             access_log=settings.access_log,

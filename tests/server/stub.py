@@ -73,6 +73,8 @@ class Stub(Orchestrator):
         self.looks = 0
         self.printed = b"booting\r\nlogin: "
         self.consoles = FakeConsoles()
+        #: Whether commands other than ``exec`` wait for ``go_on``.
+        self.waits = False
 
     async def run(
         self,
@@ -90,6 +92,8 @@ class Stub(Orchestrator):
                     await self.go_on.wait()
                 async for chunk in stdin:
                     self.input += chunk
+            if self.waits:
+                await self.go_on.wait()
             for word, argument in zip(words, (*words[1:], ""), strict=True):
                 await self._do(word, argument, log)
         return Outcome(Phase.UP if isinstance(command, Up) else Phase.DOWN, 0)

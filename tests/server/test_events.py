@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -37,8 +38,10 @@ from kvmcompose.core.deployment_event import (
 )
 from kvmcompose.core.probe import Probed, ProbeOutcome, Question
 from kvmcompose.providers.libvirt.interface import DomainEvent
-from kvmcompose.server import action_log, event_tables, guest_watch
+from kvmcompose.server import action_log, event_tables, guest_watch, listen
+from kvmcompose.server.api import event_parts
 from kvmcompose.server.database import StoreError
+from kvmcompose.server.store import Store
 
 _SECONDS = 20
 _decode = msgspec.json.Decoder(DeploymentEvent).decode
@@ -250,6 +253,79 @@ def test_readers_of_all_kinds_see_the_same(server: StubServer) -> None:
     assert len(seen) == 5
     assert all(each == seen[0] for each in seen)
     assert len(seen[0]) > 200
+
+
+def test_many_readers_are_read_for_once(
+    server: StubServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The database is asked, and events are encoded, as often as for one reader; readers are woken seldom."""
+    readers, lines = 30, 300
+    asked: list[int] = []
+    framed: list[bytes] = []
+    sent: list[int] = []
+    events, frame, write = Store.events, event_parts.text_frame, listen._WebSocketProtocol.send
+
+    def count_events(store: Store, name: str, *, after: int, action: str | None = None) -> Any:
+        asked.append(after)
+        return events(store, name, after=after, action=action)
+
+    def count_frames(document: bytes) -> bytes:
+        framed.append(document)
+        return frame(document)
+
+    async def count_writes(protocol: Any, message: Any) -> None:
+        sent.append(1)
+        await write(protocol, message)
+
+    uuid = act(server, "wait", "trickle", str(lines))
+    server.stub.guests = {f"g{number}": "running" for number in range(50)}
+    connections = [open_events(server, "?status=true") for _ in range(readers)]
+    for connection in connections:
+        request.addfinalizer(connection.shutdown)
+    streams = [received(connection) for connection in connections]
+    for each in streams:
+        while not isinstance(next(each), StatusReport):
+            pass
+    monkeypatch.setattr(Store, "events", count_events)
+    monkeypatch.setattr(event_parts, "text_frame", count_frames)
+    monkeypatch.setattr(listen._WebSocketProtocol, "send", count_writes)
+    looks = server.stub.looks
+    server.inside(server.stub.go_on.set)
+    found = [until_ended(each, uuid) for each in streams]
+    looks = server.stub.looks - looks
+    for each in found:
+        assert sum(isinstance(event, LineAdded) for event in each) == lines + 1
+        numbers = [event.number for event in each if not isinstance(event, StatusReport)]
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    reports = sum(b'"event":"status"' in document for document in framed)
+    assert reports <= 2 * looks + 2
+    assert len(framed) - reports <= 1.5 * len(found[0])
+    assert len(asked) <= lines
+    assert len(sent) <= readers * lines / 4
+
+
+def test_looks_are_rare_while_an_action_runs_and_come_at_its_end(
+    server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An action reports itself what it does. What a look takes is taken from it."""
+    monkeypatch.setattr(guest_watch, "_SHARE_BESIDE_ACTIONS", 1e-9)
+    stream = server.client().events("demo", status=True)
+    next(stream)
+    eventually(lambda: server.stub.looks >= 3)
+    server.client().act("demo", Exec(guest="web", argv=("wait",)))
+    eventually(lambda: server.stub.looks >= 6)  # it does not have the testbed
+    server.inside(server.stub.go_on.set)
+    server.inside(server.stub.go_on.clear)
+    server.stub.waits = True
+    uuid = server.client().act("demo", Up())
+    time.sleep(0.5)
+    looks = server.stub.looks
+    time.sleep(1)
+    assert server.stub.looks == looks
+    server.stub.guests = {"web": "running"}
+    server.inside(server.stub.go_on.set)
+    until_ended(stream, uuid)
+    assert any(isinstance(event, GuestChanged) for _, event in zip(range(8), stream, strict=False))
 
 
 # -- what is asked for

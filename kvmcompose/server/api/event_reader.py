@@ -8,11 +8,10 @@ from contextlib import ExitStack
 
 import msgspec
 
-from kvmcompose.core.deployment_event import EventsMissed, MissedReason, StatusReport
-from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.core.deployment_event import EventsMissed, MissedReason
 from kvmcompose.server.actions import Actions
-from kvmcompose.server.api.problems import details_of
-from kvmcompose.server.api.streaming import GoingAwayError
+from kvmcompose.server.api.event_parts import EventParts
+from kvmcompose.server.api.streaming import GoingAwayError, text_frame
 from kvmcompose.server.clock import now
 from kvmcompose.server.guest_watch import GuestWatch, GuestWatches
 from kvmcompose.server.store import Store
@@ -31,13 +30,15 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventReader:
-    """Yields events as JSON. All are read from the database, a bounded part at a time: a slow reader slows
-    nothing down, and takes no more memory than a fast one.
+    """Yields events as WebSocket frames. All are read from the database, a bounded part at a time: a slow
+    reader slows nothing down, and takes no more memory than a fast one. Readers at the same place share what
+    is read.
     """
 
     def __init__(
         self,
         store: Store,
+        parts: EventParts,
         actions: Actions,
         watches: GuestWatches,
         stopping: asyncio.Event,
@@ -46,6 +47,7 @@ class EventReader:
     ) -> None:
         """``stopping`` is set when the server stops; whoever sets it wakes the readers."""
         self._store = store
+        self._parts = parts
         self._actions = actions
         self._watches = watches
         self._stopping = stopping
@@ -58,6 +60,7 @@ class EventReader:
     async def messages(self) -> AsyncGenerator[bytes]:
         """Yield until the end of the action, or of the deployment. Raises GoingAwayError."""
         with ExitStack() as stack:
+            stack.enter_context(self._channel.reading())
             watch: GuestWatch | None = None
             if self._wanted.action is None:
                 listening = self._watches.listen(self._name, figures=self._wanted.status)
@@ -68,19 +71,18 @@ class EventReader:
             while True:
                 news = self._channel.news  # before anything is read: nothing is missed in between
                 ended = self._has_ended()
-                for message in self._missed():
-                    yield message
                 if self._channel.closed:
                     return
-                found = self._store.events(self._name, after=self._after, action=self._wanted.action)
-                for number, document in found:
-                    yield document
-                    self._after = number
-                if found:
+                part = self._parts.after(self._name, self._after, self._wanted.action)
+                for message in self._missed(part.dropped):
+                    yield message
+                if part.frames:
+                    yield part.frames
+                    self._after = part.up_to
                     continue
                 if watch is not None and self._wanted.status and watch.looks > looks:
                     looks = watch.looks
-                    yield self._report(watch)
+                    yield self._parts.report(watch, self._after)
                     continue
                 if ended:
                     return
@@ -106,16 +108,16 @@ class EventReader:
         else:
             self._after = self._wanted.after
 
-    def _missed(self) -> Iterator[bytes]:
+    def _missed(self, dropped: int) -> Iterator[bytes]:
         """Report that events after the reader's number are no longer kept, once for each that is dropped."""
-        dropped = self._store.dropped(self._name, self._wanted.action)
         if max(self._after, self._known_dropped) < dropped:
             self._known_dropped = dropped
             yield self._gap(MissedReason.DROPPED, dropped)
             yield from self._current()
 
     def _gap(self, reason: MissedReason, up_to: int) -> bytes:
-        return msgspec.json.encode(EventsMissed(number=self._after, time=now(), reason=reason, up_to=up_to))
+        missed = EventsMissed(number=self._after, time=now(), reason=reason, up_to=up_to)
+        return text_frame(msgspec.json.encode(missed))
 
     def _current(self) -> Iterator[bytes]:
         deployment = self._store.deployment(self._name)
@@ -123,12 +125,4 @@ class EventReader:
             running = self._actions.all_running(self._name)
             if self._wanted.action is not None:
                 running = [action for action in running if action.uuid == self._wanted.action]
-            yield msgspec.json.encode(self._store.current(deployment, running, self._after))
-
-    def _report(self, watch: GuestWatch) -> bytes:
-        seen = watch.seen
-        if isinstance(seen, KvmComposeError):
-            report = StatusReport(number=self._after, time=now(), problem=details_of(seen))
-        else:
-            report = StatusReport(number=self._after, time=now(), status=seen)
-        return msgspec.json.encode(report)
+            yield text_frame(msgspec.json.encode(self._store.current(deployment, running, self._after)))

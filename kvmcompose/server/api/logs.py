@@ -14,7 +14,7 @@ from kvmcompose.core.deployment import LogLine
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.api.problems import problem_of
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.api.streaming import number_after, parameters, send_all
+from kvmcompose.server.api.streaming import number_after, parameters, send_all, text_frame
 
 router = APIRouter()
 
@@ -34,4 +34,4 @@ async def follow_log(websocket: WebSocket, name: str, uuid: str) -> None:
 
 async def _encoded(lines: AsyncIterator[LogLine]) -> AsyncGenerator[bytes]:
     async for line in lines:
-        yield msgspec.json.encode(line)
+        yield text_frame(msgspec.json.encode(line))

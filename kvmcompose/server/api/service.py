@@ -20,6 +20,7 @@ from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thre
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
+from kvmcompose.server.api.event_parts import EventParts
 from kvmcompose.server.api.event_reader import EventReader, Wanted
 from kvmcompose.server.api.figures import DeploymentFigures, ServerFigures
 from kvmcompose.server.api.guard import Activity
@@ -71,6 +72,7 @@ class Service:
         self._activity = activity or Activity()
         #: How many clients follow events.
         self._event_sockets = 0
+        self._parts = EventParts(store)
         self._watches = GuestWatches(store, orchestrator.status, orchestrator.guest_events)
         #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
@@ -395,4 +397,6 @@ class Service:
         deployment = self.own(asker, name)
         if wanted.action is not None:
             self.action(asker, name, wanted.action)
-        return EventReader(self._store, self._actions, self._watches, self.stopping, deployment.name, wanted)
+        return EventReader(
+            self._store, self._parts, self._actions, self._watches, self.stopping, deployment.name, wanted
+        )

@@ -10,11 +10,14 @@ from http import HTTPStatus
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
+from websockets.frames import Frame, Opcode
 
 from kvmcompose.server.api.problems import ApiError
 
 #: The largest integer in SQLite, and so the largest number of a line or an event.
 MAX_SEQUENCE = 2**63 - 1
+#: What the server that runs the API takes in a message ``websocket.send`` beside ``text`` and ``bytes``.
+FRAMES = "frames"
 NORMAL_CLOSURE, GOING_AWAY = 1000, 1001
 _POLICY_VIOLATION = 1008
 
@@ -23,17 +26,23 @@ class GoingAwayError(Exception):
     """The server stops before the stream has ended."""
 
 
-async def send_all(websocket: WebSocket, messages: AsyncGenerator[bytes]) -> None:
-    """Accept the connection, send the messages, and close it: with 1000 when there are no more.
+def text_frame(document: bytes) -> bytes:
+    """Return a text message as a WebSocket frame (RFC 6455, 5.2), which is the same for all clients."""
+    return Frame(Opcode.TEXT, document).serialize(mask=False)
 
-    Each message is sent as fast as the client reads. ``messages`` is closed when the client has left.
+
+async def send_all(websocket: WebSocket, frames: AsyncGenerator[bytes]) -> None:
+    """Accept the connection, send the frames, and close it: with 1000 when there are no more.
+
+    Each item, of one frame or more, is sent as fast as the client reads. ``frames`` is closed when the client
+    has left.
     """
     await websocket.accept()
 
     async def send() -> None:
-        async with aclosing(messages):
-            async for message in messages:
-                await websocket.send_text(message.decode())
+        async with aclosing(frames):
+            async for some in frames:
+                await websocket.send({"type": "websocket.send", FRAMES: some})
 
     sending = asyncio.create_task(send())
     listening = asyncio.create_task(websocket.receive())
