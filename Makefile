@@ -15,23 +15,23 @@ help: ## list the targets (the default)
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: $(READY) | test-packages ## bring a testbed of three hosts up, draw it, change it while it runs, prove what it connects
+demo: page | test-packages ## bring a testbed of three hosts up, draw it, change it while it runs, prove what it connects
 	scripts/demo
 
 .PHONY: test
 test: ## check, then run every test, those against real libvirt, QEMU and OVS too
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check test-packages
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target page check test-packages
 	scripts/test
 
 .PHONY: test-long
-test-long: $(READY) | test-packages ## run the random tests alone, with many more examples, and those of many minutes
+test-long: page | test-packages ## run the random tests alone, with many more examples, and those of many minutes
 	KVM_COMPOSE_TEST_LONG=1 scripts/test -m long --timeout 1800
 
 # for manual tests: the hosts that tests of several hosts use, each with its own libvirtd, Open vSwitch and sshd
 N ?= 3
 SHELL_COMMAND ?= bash
 .PHONY: hosts hosts-down hosts-shell
-hosts: $(READY) | test-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
+hosts: page | test-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
 	@# the hosts have no network: the image of the examples is built before
 	@$(VENV)/bin/kvm-compose --quiet cloud-images build micro || \
 		echo "the image 'micro' is not here: build it outside the hosts, $(VENV)/bin/kvm-compose cloud-images build micro"
@@ -64,7 +64,7 @@ bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with 
 	touch $@
 
 .PHONY: check
-check: lint types layers shell docs ## style, types, layers, shell scripts, documentation
+check: lint types layers shell docs page-check ## style, types, layers, shell scripts, documentation, the page
 
 .PHONY: lint
 lint: $(READY)
@@ -89,15 +89,27 @@ shell: | base-packages
 docs: $(READY) ## build the documentation into site/
 	$(RUN) zensical build --clean --strict
 
+# web/page.py does nothing where the page was built from the sources that are here
+.PHONY: page page-check page-watch
+page: $(READY) ## build the page of the server, web/, into kvmcompose/web
+	$(VENV)/bin/python web/page.py
+
+page-check: page
+	$(VENV)/bin/python web/page.py npm run --silent check
+
+page-watch: $(READY) ## build the page at each change, with source maps and not minified, until Ctrl-C
+	$(VENV)/bin/python web/page.py npm run --silent watch
+
 .PHONY: reference
 reference: $(READY) ## generate the reference pages and the schema from the code
 	$(VENV)/bin/python scripts/reference
 	$(VENV)/bin/kvm-compose schema >examples/kvm-compose.schema.json
 
 .PHONY: format
-format: $(READY) ## format the Python code
+format: $(READY) ## format the code
 	$(RUN) ruff check --fix
 	$(RUN) ruff format
+	$(VENV)/bin/python web/page.py npm run --silent format
 
 # pip-tools is installed apart from what it pins. The files contain no index addresses, which depend on the machine.
 PIN = CUSTOM_COMPILE_COMMAND='make requirements' .cache/pip-tools/bin/pip-compile --quiet --upgrade \
@@ -117,7 +129,8 @@ requirements: $(READY) ## pin the newest versions of all requirements
 
 .PHONY: clean
 clean: ## remove built and cached files, but not .venv
-	rm -rf build dist site .cache .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site kvmcompose/web web/node_modules .cache .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
 	find kvmcompose microimage tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
 

@@ -59,11 +59,7 @@ function LabHeader({ testbed, view }: { testbed: Testbed; view: string }) {
         {Object.entries(VIEWS)
           .filter(([, { title }]) => title !== "")
           .map(([name, { title }]) => (
-            <a
-              key={name}
-              href={linkTo(testbed.name, name)}
-              aria-current={name === view ? "page" : undefined}
-            >
+            <a key={name} href={linkTo(testbed.name, name)} aria-current={name === view ? "page" : undefined}>
               {title}
             </a>
           ))}
@@ -89,7 +85,9 @@ function Connection({ testbed }: { testbed: Testbed }) {
       );
     default:
       return problem === null ? null : (
-        <Problem problem={{ message: `The live state is not known: ${problem.detail}`, hint: problem.hint }} />
+        <Problem
+          problem={{ message: `The live state is not known: ${problem.detail}`, hint: problem.hint }}
+        />
       );
   }
 }

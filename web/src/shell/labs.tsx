@@ -57,11 +57,7 @@ export function Labs() {
               <tr key={lab.name}>
                 <td>
                   {/* of a testbed of somebody else only its name, state and owner are known */}
-                  {lab.project_location === "" ? (
-                    lab.name
-                  ) : (
-                    <a href={linkTo(lab.name)}>{lab.name}</a>
-                  )}
+                  {lab.project_location === "" ? lab.name : <a href={linkTo(lab.name)}>{lab.name}</a>}
                 </td>
                 <td>
                   <PhaseBadge deployment={lab} />
