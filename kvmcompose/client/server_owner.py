@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from kvmcompose.client.errors import RefusedByServerError
 from kvmcompose.effects.credentials import peer_credentials
+from kvmcompose.effects.tcp_connections import LISTENS, TcpSocket, endpoint, tcp_sockets
 
-#: Sockets of this network namespace (proc(5), "/proc/net/tcp").
-_TABLES = {socket.AF_INET: Path("/proc/net/tcp"), socket.AF_INET6: Path("/proc/net/tcp6")}
-_LISTEN = "0A"
 _HINT = "is this the server's port? unix:/path/to/socket needs no token; --insecure sends it in any case"
 
 
 def check_port(address: str, port: int) -> bool:
     """Return whether a process listens on a port. Raises RefusedByServerError for another user's."""
-    owners = {uid for at, uid in _listeners(port) if at.is_unspecified or at == ipaddress.ip_address(address)}
+    wanted = endpoint(address, port).address
+    places = ((each.local.address, each.uid) for each in _listeners(port))
+    owners = {uid for at, uid in places if at.is_unspecified or at == wanted}
     strangers = owners - {0, os.geteuid()}
     if strangers:
         named = ", ".join(str(uid) for uid in sorted(strangers))
@@ -31,30 +28,13 @@ def check_port(address: str, port: int) -> bool:
     return bool(owners)
 
 
-def _listeners(port: int) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
-    for path in _TABLES.values():
-        try:
-            rows = path.read_text().splitlines()[1:]
-        except FileNotFoundError:  # no IPv6
-            continue
-        except OSError as error:
-            raise RefusedByServerError(
-                f"cannot determine who listens on port {port}: {path}: {error.strerror}", hint=_HINT
-            ) from error
-        for row in rows:
-            words = row.split()
-            place, _, number = words[1].partition(":")
-            if words[3] == _LISTEN and int(number, 16) == port:
-                yield _address(place), int(words[7])
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Parse an address in the kernel's notation: words of 32 bits in native byte order."""
-    raw = bytes.fromhex(text)
-    if sys.byteorder == "little":
-        raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
-    found = ipaddress.ip_address(raw)
-    return getattr(found, "ipv4_mapped", None) or found
+def _listeners(port: int) -> list[TcpSocket]:
+    try:
+        return [each for each in tcp_sockets() if each.state == LISTENS and each.local.port == port]
+    except OSError as error:
+        raise RefusedByServerError(
+            f"cannot determine who listens on port {port}: {error.filename}: {error.strerror}", hint=_HINT
+        ) from error
 
 
 def connect_to_own(host: str, port: int, seconds: float) -> socket.socket:

@@ -27,6 +27,8 @@ _BURST, _SECONDS = 100, 10.0
 _BURST_OF_ALL, _SECONDS_OF_ALL = 1000, 1.0
 _SOURCES = 256
 _LONGEST = 500  # characters of a value
+#: The source of those who hold the administrators' token.
+ADMINISTRATORS = "the administrators' token"
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     ``outcome`` is ``allowed``, ``refused`` or ``failed``, for the end of an action its state. ``uid`` is the
     user whose rights apply; ``peer_uid`` and ``pid`` identify the client process, as reported by the kernel;
-    ``remark`` is what the client calls itself. ``count`` is the number of lines of ``source`` that were left
-    out.
+    ``session`` is the name of a browser's session; ``remark`` is what the client calls itself. ``count`` is
+    the number of lines of ``source`` that were left out.
     """
 
     time: str
@@ -54,6 +56,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pid: int | None = None
     address: str | None = None
     token: str | None = None
+    session: str | None = None
     remark: str | None = None
     deployment: str | None = None
     owner: str | None = None
@@ -152,15 +155,15 @@ def source_of(asker: Asker | None, peer: Peer | None) -> str:
 
     All users without an account are one source, and so are all TCP clients that are not authenticated.
     """
-    if peer is not None:
-        try:
-            pwd.getpwuid(peer.uid)
-        except KeyError:
-            return "users without an account"
-        return f"uid {peer.uid}"
-    if asker is None:
+    if asker is not None:
+        return asker.source
+    if peer is None:
         return "strangers"
-    return f"token {asker.token}" if asker.token is not None else "the administrators' token"
+    try:
+        pwd.getpwuid(peer.uid)
+    except KeyError:
+        return "users without an account"
+    return f"uid {peer.uid}"
 
 
 def short(text: str) -> str:

@@ -30,12 +30,6 @@ from kvmcompose.server.settings import ServerSettings
 #: How long an embedded server waits for the one before it to end, in seconds.
 _HANDOVER_SECONDS = 3.0
 _POLL_SECONDS = 0.05
-#: Answers are neither stored nor taken for anything but what they say they are.
-_HEADERS = [
-    ("x-content-type-options", "nosniff"),
-    ("cache-control", "no-store"),
-    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
-]
 
 
 class HeldError(RefusedError):
@@ -153,7 +147,6 @@ class Listener(uvicorn.Server):
             access_log=settings.access_log,
             server_header=False,
             proxy_headers=False,
-            headers=_HEADERS,
             backlog=limits.BACKLOG,
             h11_max_incomplete_event_size=limits.HEADER_BYTES,
             timeout_keep_alive=limits.KEEP_ALIVE_SECONDS,

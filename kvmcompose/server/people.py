@@ -69,13 +69,16 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     """The user who sent a request, and where from.
 
     ``peer`` is the process on the Unix socket, ``address`` the host of a TCP connection. ``token`` is the
-    name of the token that was presented. ``remark`` is what the client calls itself, which proves nothing.
+    name of the token that was presented, ``session`` that of a browser's session. ``source`` is the same for
+    requests that are counted together. ``remark`` is what the client calls itself, which proves nothing.
     """
 
     person: Person
+    source: str = ""
     peer: Peer | None = None
     address: str | None = None
     token: str | None = None
+    session: str | None = None
     remark: str | None = None
     note: AuditDetails = msgspec.field(default_factory=AuditDetails)
 

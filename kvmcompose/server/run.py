@@ -29,6 +29,7 @@ from kvmcompose.server.listen import Listener, held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
 from kvmcompose.server.reconnection import Reconnection
+from kvmcompose.server.sessions import Sessions
 from kvmcompose.server.settings import ServerSettings, check, read_token
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
 from kvmcompose.server.store import Store
@@ -115,7 +116,7 @@ class _Server:
         audit = Audit(settings.state_dir)
         actions = Actions(self._store, orchestrator, audit)
         reconnection = Reconnection(self._store, actions, orchestrator)
-        tokens = Tokens(settings.state_dir)
+        tokens, sessions = Tokens(settings.state_dir), Sessions()
         service = Service(
             self._store,
             actions,
@@ -142,7 +143,9 @@ class _Server:
                         Address(host=settings.host, port=bound_port(tcp), tls=settings.tls),
                     )
                 for _, policy, tls in pairs:
-                    guarded = Guard(app, Authenticator(policy, people, tokens), self._activity, audit)
+                    guarded = Guard(
+                        app, Authenticator(policy, people, tokens, sessions), self._activity, audit
+                    )
                     self._listeners.append(Listener(guarded, settings, tls=tls))
                 self._on_signals()
                 self._activity.touch()

@@ -97,10 +97,10 @@ class Tokens:
 
     def find(self, secret: str) -> Token | None:
         """Return the token with this secret, even if it has expired, or None."""
-        digest = _digest(secret)
+        wanted = digest(secret)
         found = None
         for each in self.all():  # no early exit: the time taken reveals nothing
-            if hmac.compare_digest(each.sha256, digest):
+            if hmac.compare_digest(each.sha256, wanted):
                 found = each
         return found
 
@@ -119,7 +119,7 @@ class Tokens:
         token = Token(
             name=name,
             role=role,
-            sha256=_digest(secret),
+            sha256=digest(secret),
             created=_text(datetime.now(UTC)),
             expires=expires,
             user=user[0] if user else None,
@@ -205,5 +205,6 @@ def _text(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _digest(secret: str) -> str:
+def digest(secret: str) -> str:
+    """Return the SHA-256 of a secret that has too many random bits to be guessed."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()

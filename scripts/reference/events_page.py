@@ -39,8 +39,8 @@ Users who may use the deployment may read its events: its owner and the administ
 - Keep the number of the last event. When the connection is lost, connect again with it as `after`: no event
   is lost, and none comes twice. The statuses 502, 503 and 504 mean that the server will soon be back.
 - The server closes the stream with 1000 when the action has ended or the deployment was removed, with 1001
-  when it stops, and with 1008 when the token is no longer valid or the client has sent a message. It pings
-  every 20 seconds.
+  when it stops, and with 1008 when the token or session is no longer valid or the client has sent a message.
+  It pings every 20 seconds.
 - A client may read slowly. It delays neither actions nor other clients.
 - Ignore types of events, and fields, that you do not know: later versions add some.
 - The events of an action are kept as long as the action (the latest 200 of a deployment), of the output of

@@ -47,6 +47,7 @@ from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
 from kvmcompose.server.orchestrator.picture import Picture
 from kvmcompose.server.people import People
+from kvmcompose.server.sessions import Sessions
 from kvmcompose.server.settings import ServerSettings
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
 from kvmcompose.server.store import Store
@@ -299,6 +300,7 @@ class StubServer:
         self.actions: Actions
         self.service: Service
         self.activity: Activity
+        self.sessions: Sessions
         self.port = 0
         self._loop: asyncio.AbstractEventLoop
         self._listeners: list[Listener] = []
@@ -323,16 +325,17 @@ class StubServer:
             project_roots=(self.projects,),
             health=Health(version="1", drivers="stub", embedded=False, pid=1),
             activity=self.activity,
+            page_address=lambda: self.tcp,
         )
         app = create_app(service)
         unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", 0)
         self.port = bound_port(tcp)
-        tokens = Tokens(self.folder / "state")
+        tokens, self.sessions = Tokens(self.folder / "state"), Sessions()
         hosts = frozenset({"localhost", "127.0.0.1"})
         policies = (AccessPolicy(), AccessPolicy(token=TOKEN, hosts=hosts))
         self._listeners = [
             Listener(
-                Guard(app, Authenticator(each, People(), tokens), self.activity),
+                Guard(app, Authenticator(each, People(), tokens, self.sessions), self.activity),
                 settings,
                 tls=False,
             )

@@ -158,7 +158,6 @@ def test_names_and_folders_belong_together(stub: StubServer) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/"),
         ("GET", "/api"),
         ("GET", "/api/deployments/"),
         ("GET", "/api/deployments/nope"),

@@ -29,6 +29,7 @@ _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/guests/{guest}/ssh",
     "POST /api/deployments",
     "POST /api/deployments/{name}/plan",
+    "POST /api/session",
     "PUT /api/deployments/{name}",
 }
 

@@ -17,8 +17,10 @@ from kvmcompose.server.api import (
     logs,
     metrics,
     openapi,
+    page,
     problems,
     routes,
+    sessions,
 )
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply
@@ -43,6 +45,8 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(guest_console.router)
     app.include_router(guest_files.router)
     app.include_router(metrics.router)
+    app.include_router(sessions.router)
+    app.include_router(page.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:

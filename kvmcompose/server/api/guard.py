@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -15,19 +15,30 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvmcompose.server import limits
-from kvmcompose.server.api.authentication import Authenticator, only
+from kvmcompose.server.api.authentication import Authenticator
+from kvmcompose.server.api.browser import SUBPROTOCOL, is_foreign
+from kvmcompose.server.api.headers import host_parts, only
 from kvmcompose.server.api.problems import ApiError, problem, problem_of
 from kvmcompose.server.api.request_audit import RequestAudit
 from kvmcompose.server.audit import Audit
 
-#: How often a stream's token is checked again, in seconds.
+#: How often a stream's token or session is checked again, in seconds.
 _RECHECK_SECONDS = 0.5
 _POLICY_VIOLATION = 1008
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _METHODS = _SAFE | {"POST", "PUT", "DELETE", "PATCH"}
+#: What a link on another page may lead to.
+_PAGE = "/"
 #: Names have none of the characters that are written with a percent sign.
 _PATH = re.compile(r"[A-Za-z0-9/._-]*")
 _FILES = re.compile(r"/api/deployments/[^/]+/guests/[^/]+/files")
+
+#: Answers are neither stored nor taken for anything but what they say they are, unless they say more.
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -96,18 +107,19 @@ class Guard:
             self._activity.touch()
 
     async def _while_authorised(self, scope: Scope, serving: Awaitable[None], exchange: _Exchange) -> None:
-        """Serve for as long as the client's token is valid: streams go on for long."""
-        if "kvmcompose.token" not in scope:
+        """Serve for as long as the client's token or session is valid: streams go on for long."""
+        still_known: Callable[[], bool] | None = scope.get("kvmcompose.still_known")
+        if still_known is None:
             await serving
             return
         task = asyncio.ensure_future(serving)
         try:
-            while not task.done() and self._authenticator.still_knows(scope):
+            while not task.done() and still_known():
                 await asyncio.wait((task,), timeout=_RECHECK_SECONDS)
             if task.done():
                 await task
                 return
-            log.info("ending a stream: its token is no longer valid")
+            log.info("ending a stream: its token or session is no longer valid")
         finally:
             if not task.done():
                 task.cancel()
@@ -128,15 +140,9 @@ class Guard:
             return problem(HTTPStatus.BAD_REQUEST, "a request needs exactly one Host header")
         if {name for name, _ in headers} >= {b"content-length", b"transfer-encoding"}:
             return problem(HTTPStatus.BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other")
-        if self._authenticator.hosts is not None and _host_name(host) not in self._authenticator.hosts:
-            return problem(
-                HTTPStatus.FORBIDDEN,
-                f"this server is not {host!r}",
-                hint="use the address that it listens on",
-            )
-        origin = only(headers, b"origin", default="")
-        if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
-            return problem(HTTPStatus.FORBIDDEN, "cross-origin request rejected")
+        elsewhere = self._elsewhere(scope, host)
+        if elsewhere is not None:
+            return elsewhere
         if _PATH.fullmatch(scope["raw_path"].decode("latin-1")) is None:
             return problem(HTTPStatus.NOT_FOUND, "no such resource")
         refusal = self._authenticator.refusal(scope)
@@ -149,6 +155,21 @@ class Guard:
         if refusal is None and length and length.isdecimal() and int(length) > most:
             return problem_of(_too_large(most))
         return refusal
+
+    def _elsewhere(self, scope: Scope, host: str) -> Response | None:
+        """Refuse a request for another server, or of a page of another origin."""
+        if self._authenticator.hosts is not None and host_parts(host)[0] not in self._authenticator.hosts:
+            return problem(
+                HTTPStatus.FORBIDDEN,
+                f"this server is not {host!r}",
+                hint="use the address that it listens on",
+            )
+        origin = only(scope["headers"], b"origin", default="")
+        if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
+            return problem(HTTPStatus.FORBIDDEN, "cross-origin request rejected")
+        if is_foreign(scope) and scope["path"] != _PAGE:
+            return problem(HTTPStatus.FORBIDDEN, "request of another site's page rejected")
+        return None
 
 
 class _Exchange:
@@ -213,8 +234,14 @@ class _Exchange:
         self.begun = True
         if kind == "websocket.accept":
             self.status = HTTPStatus.SWITCHING_PROTOCOLS
+            if SUBPROTOCOL in self._scope["subprotocols"]:
+                message["subprotocol"] = SUBPROTOCOL
         elif kind.endswith("response.start"):
             self.status = message["status"]
+            own = {name for name, _ in message["headers"]}
+            message["headers"] = [
+                *message["headers"], *(each for each in _HEADERS if each[0] not in own)
+            ]  # fmt: skip
         self._record.message(message)
         if kind == "http.response.start" and (self._refused or self._unread):
             message["headers"] = [*message["headers"], (b"connection", b"close")]
@@ -233,14 +260,8 @@ class _Exchange:
         """Close a WebSocket that is open; other answers break off."""
         if self._scope["type"] == "websocket" and self.begun:
             with suppress(RuntimeError, OSError):  # it may have ended
-                reason = "the token is no longer valid"
+                reason = "the token or session is no longer valid"
                 await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
-
-
-def _host_name(host: str) -> str:
-    """``localhost`` of ``localhost:5040``, ``::1`` of ``[::1]:5040``."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]*))(?::\d*)?", host)
-    return (found.group(1) or found.group(2) or "").lower() if found else ""
 
 
 def _is_passed_on(scope: Scope) -> bool:

@@ -27,13 +27,15 @@ from kvmcompose.core.deployment import (
 from kvmcompose.core.deployment_event import DeploymentEvent
 from kvmcompose.core.picture import TestbedPicture
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
+from kvmcompose.core.session import LinkUse, NewLink, NewSession, SignedIn, SignIn, SignInLink
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
 
 _DESCRIPTION = """\
 The API of `kvm-compose server`. On its Unix socket the kernel identifies the user; on TCP every request
-carries a token (`Authorization: Bearer ...`). A deployment has an owner: other users, unless they are
+carries a token (`Authorization: Bearer ...`) or, from a browser, the cookie and the key of a session
+(`X-Kvm-Compose-Key`). A deployment has an owner: other users, unless they are
 administrators, may not access its parts (403). Errors are problem details (RFC 9457).
 """
 _REFERENCE = "#/components/schemas/{name}"
@@ -77,6 +79,12 @@ _TYPES: dict[str, Any] = {
     "terminals": GuestTerminals,
     "console_opened": ConsoleOpened,
     "problem": ProblemDetails,
+    "signed-in": SignedIn,
+    "sign-in": SignIn,
+    "session": NewSession,
+    "new-link": NewLink,
+    "link": SignInLink,
+    "link-use": LinkUse,
     "event": DeploymentEvent,
     "line": LogLine,
 }
@@ -165,8 +173,14 @@ def document(app: FastAPI) -> Json:
         parts = made.setdefault("components", {})
         parts["schemas"] = COMPONENTS
         parts["securitySchemes"] = {
-            "token": {"type": "http", "scheme": "bearer", "description": "On TCP; not on the Unix socket."}
+            "token": {"type": "http", "scheme": "bearer", "description": "On TCP; not on the Unix socket."},
+            "key": {
+                "type": "apiKey",
+                "in": "header",
+                "name": "X-Kvm-Compose-Key",
+                "description": "Of a session, beside its cookie (see `POST /api/session`).",
+            },
         }
-        made["security"] = [{}, {"token": []}]
+        made["security"] = [{}, {"token": []}, {"key": []}]
         app.openapi_schema = made
     return app.openapi_schema

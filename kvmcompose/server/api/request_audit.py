@@ -87,6 +87,7 @@ class RequestAudit:
             pid=peer.pid if peer else None,
             address=address_of(self._scope),
             token=asker.token if asker else None,
+            session=asker.session if asker else None,
             remark=asker.remark if asker else None,
             deployment=note.deployment if note else None,
             owner=note.owner if note else None,

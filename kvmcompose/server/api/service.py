@@ -6,11 +6,12 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
+from kvmcompose.client.address import Address
 from kvmcompose.core.access import ConsolePart, GuestTerminals
 from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
 from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
@@ -61,8 +62,12 @@ class Service:
         health: Health,
         people: People | None = None,
         activity: Activity | None = None,
+        page_address: Callable[[], Address] | None = None,
     ) -> None:
-        """``people`` knows users' roles; None: no group of administrators. ``activity`` is for metrics."""
+        """``people`` knows users' roles; None: no group of administrators. ``activity`` is for metrics.
+
+        ``page_address`` returns the TCP address of this server, and listens there first if it does not yet.
+        """
         self._store = store
         self._actions = actions
         self.orchestrator = orchestrator
@@ -70,6 +75,7 @@ class Service:
         self.health = health
         self._people = people or People()
         self._activity = activity or Activity()
+        self._page_address = page_address
         #: How many clients follow events.
         self._event_sockets = 0
         self._parts = EventParts(store)
@@ -81,6 +87,12 @@ class Service:
         """End the endless streams: the server is about to stop."""
         self.stopping.set()
         self._store.wake_all()
+
+    def page_address(self) -> Address:
+        """Return where browsers of this machine reach the server. Raises RefusedError."""
+        if self._page_address is None:
+            raise RefusedError("this server cannot be reached by TCP")
+        return self._page_address()
 
     # -- deployments
 
