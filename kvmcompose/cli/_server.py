@@ -152,14 +152,19 @@ def _name(arguments: argparse.Namespace) -> tuple[str, Path | None]:
     """Return the name of the deployment, and the project folder if this is one."""
     from kvmcompose.client.built_project import name_of
 
-    folder = arguments.directory.resolve()
-    files = ("state.json", arguments.input or "kvm-compose.yaml")
-    here = folder if any((folder / file).is_file() for file in files) else None
+    here = project_here(arguments)
     if arguments.project_name is not None:
         if PROJECT_NAME.fullmatch(arguments.project_name) is None:
             raise usage_error(f"invalid project name {arguments.project_name!r}")
         return arguments.project_name, here
-    return name_of(folder), here
+    return name_of(arguments.directory.resolve()), here
+
+
+def project_here(arguments: argparse.Namespace) -> Path | None:
+    """Return the folder of the command, if it is a project."""
+    folder: Path = arguments.directory.resolve()
+    files = ("state.json", arguments.input or "kvm-compose.yaml")
+    return folder if any((folder / file).is_file() for file in files) else None
 
 
 def act(

@@ -15,7 +15,8 @@ from kvmcompose.client.server_owner import check_socket, connect_to_own
 
 CONNECT_SECONDS = 10.0
 _HINT = "unix:/path/to/socket, http://host:port or https://host:port"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+#: Names of this machine that no other one reaches.
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -61,7 +62,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def loopback(self) -> bool:
         """Whether it is an address of this machine only."""
-        return self.socket is not None or self.host in _LOOPBACK
+        return self.socket is not None or self.host in LOOPBACK
 
     def __str__(self) -> str:
         """Return the address in the form that ``parse`` takes."""

@@ -44,6 +44,7 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.deployment_event import DeploymentEvent, LineAdded
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
+from kvmcompose.core.session import LinkUse, NewLink, SignInLink
 from kvmcompose.effects.opening import read_descriptor, read_regular
 
 #: The limit for a response. Whatever takes the server longer is an action, which it only starts.
@@ -164,6 +165,14 @@ class RemoteServer:
         if body == b'{"status":"ok"}':
             raise error_of(UNAUTHORIZED, b"", str(self.address))
         return self._decoded(body, Health)
+
+    def make_link(self, user: str | None = None) -> SignInLink:
+        """Return a link that signs in the browser of a user of the server's machine (default: this one's)."""
+        return self._decoded(self._ask("POST", "/api/links", body=NewLink(user=user)), SignInLink)
+
+    def link_use(self, uuid: str, wait: int = 0) -> LinkUse:
+        """Return what has become of a link, at the latest after ``wait`` seconds while it is open."""
+        return self._get(f"/api/links/{quote(uuid, safe='')}", LinkUse, {"wait": wait})
 
     def deployments(self) -> list[Deployment]:
         """Return all deployments."""

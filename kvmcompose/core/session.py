@@ -58,7 +58,7 @@ class SignInLink(msgspec.Struct, frozen=True, kw_only=True):
     """A link that signs a browser in, once. ``address`` has its code; ``seconds`` is how long it is valid."""
 
     uuid: str
-    address: str
+    address: Annotated[str, msgspec.Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+/#sign-in=[A-Za-z0-9_-]+$")]
     seconds: float
 
 

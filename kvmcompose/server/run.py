@@ -8,14 +8,12 @@ import logging
 import os
 import resource
 import signal
-import socket
-from collections.abc import Iterator
+
+from starlette.types import ASGIApp
 
 from kvmcompose import __version__
-from kvmcompose.client.address import Address
 from kvmcompose.core.deployment import Health
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.effects.server_places import token_path
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server import collector
 from kvmcompose.server.actions import Actions
@@ -25,13 +23,13 @@ from kvmcompose.server.api.guard import Activity, Guard
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.audit import Audit, AuditRecord
 from kvmcompose.server.clock import now
-from kvmcompose.server.listen import Listener, held
+from kvmcompose.server.doors import Doors
+from kvmcompose.server.listen import held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
 from kvmcompose.server.reconnection import Reconnection
 from kvmcompose.server.sessions import Sessions
-from kvmcompose.server.settings import ServerSettings, check, read_token
-from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
+from kvmcompose.server.settings import ServerSettings, check
 from kvmcompose.server.store import Store
 from kvmcompose.server.tokens import Tokens
 
@@ -46,7 +44,9 @@ _DATABASE = "server.db"
 _FAKE_DATABASE = "fake-server.db"
 #: How long ago the last request must be for the server to rest, in seconds.
 _REST_SECONDS = 1.0
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+#: How long ago it must be for an embedded server to end while a browser is signed in, in seconds: a page that
+#: nobody looks at sends no requests, and a session does not outlive its server.
+_PAGE_SECONDS = 300.0
 
 
 def serve(settings: ServerSettings) -> None:
@@ -104,19 +104,20 @@ class _Server:
         self._settings = settings
         self._store = store
         self._activity = Activity()
-        self._listeners: list[Listener] = []
+        self._people = People(settings.admin_group)
+        self._audit = Audit(settings.state_dir)
+        self._tokens = Tokens(settings.state_dir)
+        self._sessions = Sessions()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until the end."""
         settings = self._settings
         drivers = _drivers(settings)
-        people = People(settings.admin_group)
-        orchestrator = Orchestrator(drivers, self._store, people)
-        audit = Audit(settings.state_dir)
-        actions = Actions(self._store, orchestrator, audit)
+        orchestrator = Orchestrator(drivers, self._store, self._people)
+        actions = Actions(self._store, orchestrator, self._audit)
         reconnection = Reconnection(self._store, actions, orchestrator)
-        tokens, sessions = Tokens(settings.state_dir), Sessions()
+        doors = Doors(settings, self._stopping.set, lambda policy: self._guarded(app, policy))
         service = Service(
             self._store,
             actions,
@@ -125,52 +126,37 @@ class _Server:
             health=Health(
                 version=__version__, drivers=drivers.name, embedded=settings.embedded, pid=os.getpid()
             ),
-            people=people,
+            people=self._people,
             activity=self._activity,
+            page_address=doors.page_address,
         )
         app = create_app(service)
         try:
-            with contextlib.ExitStack() as cleanup:
-                unix = cleanup.enter_context(_unix(settings))
-                pairs = [(unix, AccessPolicy(), False)]
-                if settings.host is not None:
-                    token = read_token(settings.token_file or token_path(settings.state_dir))
-                    tcp = cleanup.enter_context(tcp_socket(settings.host, settings.port))
-                    hosts = _LOOPBACK_NAMES | {settings.host} if settings.loopback else None
-                    pairs.append((tcp, AccessPolicy(token=token, hosts=hosts), settings.tls))
-                    log.info(
-                        "listening on %s",
-                        Address(host=settings.host, port=bound_port(tcp), tls=settings.tls),
-                    )
-                for _, policy, tls in pairs:
-                    guarded = Guard(
-                        app, Authenticator(policy, people, tokens, sessions), self._activity, audit
-                    )
-                    self._listeners.append(Listener(guarded, settings, tls=tls))
+            with doors:
+                doors.open()
                 self._on_signals()
                 self._activity.touch()
-                serving = [
-                    asyncio.create_task(listener.serve([each]))
-                    for listener, (each, _, _) in zip(self._listeners, pairs, strict=True)
-                ]
                 collecting = asyncio.create_task(collector.collect_at_rest(lambda: self._rests(actions)))
-                cleanup.callback(collecting.cancel)
                 if not settings.embedded:
                     reconnection.start()
-                for task in serving:  # one that ends early has failed, and stops the server
-                    task.add_done_callback(lambda _: self._stopping.set())
                 _warn(settings)
-                audit.write(AuditRecord(time=now(), event="server", outcome="started", pid=os.getpid()))
+                self._audit.write(AuditRecord(time=now(), event="server", outcome="started", pid=os.getpid()))
                 log.info("listening on unix:%s (process %d)", settings.socket, os.getpid())
-                await self._until_the_end(actions)
+                await self._until_the_end(actions, doors)
+                collecting.cancel()
                 service.stop()
                 await reconnection.stop()
                 await self._stop(actions)
-                await asyncio.gather(*serving)
+                await doors.close()
         finally:
             await reconnection.stop()
             await actions.stop()
             await drivers.close()
+
+    def _guarded(self, app: ASGIApp, policy: AccessPolicy) -> ASGIApp:
+        """Return the application for a listener."""
+        authenticator = Authenticator(policy, self._people, self._tokens, self._sessions)
+        return Guard(app, authenticator, self._activity, self._audit)
 
     def _rests(self, actions: Actions) -> bool:
         """Return whether no action runs, and clients at most follow events."""
@@ -191,14 +177,14 @@ class _Server:
         log.info("stopping: running actions are brought to a safe point (signal again to stop immediately)")
         self._stopping.set()
 
-    async def _until_the_end(self, actions: Actions) -> None:
+    async def _until_the_end(self, actions: Actions, doors: Doors) -> None:
         """Return when the server has to stop or, if it is embedded, has been idle for a while."""
         while self._settings.embedded:
             idle = asyncio.get_running_loop().time() - self._activity.last
-            if actions.busy or self._activity.requests or any(each.connections for each in self._listeners):
+            if actions.busy or self._activity.requests or doors.connections:
                 self._activity.touch()
-            elif idle >= self._settings.idle:
-                log.info("stopping: no requests for %g s", self._settings.idle)
+            elif idle >= (_PAGE_SECONDS if self._sessions.any else self._settings.idle):
+                log.info("stopping: no requests for %.0f s", idle)
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _POLL_SECONDS)
@@ -213,8 +199,6 @@ class _Server:
         await actions.stop()
         if followed:
             await asyncio.sleep(_RESULT_SECONDS)
-        for listener in self._listeners:
-            listener.should_exit = True
 
 
 def _warn(settings: ServerSettings) -> None:
@@ -239,13 +223,3 @@ def _warn(settings: ServerSettings) -> None:
             " group %s can only list deployments, unless --admin-group makes them administrators",
             settings.socket_group,
         )
-
-
-@contextlib.contextmanager
-def _unix(settings: ServerSettings) -> Iterator[socket.socket]:
-    """Listen on the Unix socket; its file is removed when the block ends."""
-    with unix_socket(settings) as listener:
-        try:
-            yield listener
-        finally:
-            settings.socket.unlink(missing_ok=True)

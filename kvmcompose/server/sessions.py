@@ -126,6 +126,11 @@ class Sessions:
         self._sessions: dict[str, BrowserSession] = {}
         self.links = OneTimeLinks(clock)
 
+    @property
+    def any(self) -> bool:
+        """Whether a browser is signed in."""
+        return any(self._is_current(each) for each in self._sessions.values())
+
     def begin(self, holder: Holder) -> tuple[BrowserSession, str, str]:
         """Return a new session, its cookie and its key."""
         for each in [each for each in self._sessions.values() if not self._is_current(each)]:
