@@ -1,5 +1,211 @@
-import type { ViewProps } from "../../shell/lazy";
+/** One guest: its state and what to do about it, figures, console, screen, snapshots, log, what it is made of. */
 
-export default function View({ testbed }: ViewProps) {
-  return <p class="quiet">{testbed.name}</p>;
+import { useSignal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { useEffect } from "preact/hooks";
+import { ApiProblem, call, pathOf } from "../../api";
+import { mayChange } from "../../session";
+import { Problem } from "../../shell/labs";
+import type { ViewProps } from "../../shell/lazy";
+import { linkTo } from "../../shell/router";
+import { GuestBadge } from "../../shell/state";
+import type { Guest, Testbed } from "../../testbed";
+import type { Fault, GuestStatus } from "../../types";
+import { GuestActions } from "./actions";
+import { Console } from "./console";
+import { Figures } from "./figures";
+import { GuestLog } from "./log";
+import { MadeOf } from "./made_of";
+import { Screen } from "./screen";
+import { Snapshots } from "./snapshots";
+import { advice, duration, isOn, memory } from "./words";
+import "./guest.css";
+
+/** `GuestTerminals` of the API. */
+interface Terminals {
+  console: "input" | "output" | null;
+  screen: string | null;
+}
+
+export default function GuestView({ testbed, of }: ViewProps) {
+  const guest = testbed.guests.value.get(of);
+  if (guest === undefined) return <NoGuest testbed={testbed} name={of} />;
+  return <Shown testbed={testbed} guest={guest} key={of} />;
+}
+
+/** All guests, or that there is none of a name. */
+function NoGuest({ testbed, name }: { testbed: Testbed; name: string }) {
+  const guests = [...testbed.guests.value.values()];
+  return (
+    <div class="sheet">
+      <h2>{name === "" ? "Guests" : name}</h2>
+      {testbed.connection.value === "connecting" && <p class="quiet">…</p>}
+      {name !== "" && testbed.connection.value !== "connecting" && (
+        <p class="quiet">There is no guest of this name, or its state is not known yet.</p>
+      )}
+      <ul class="guestlist">
+        {guests.map((each) => (
+          <li key={each.name}>
+            <a href={linkTo(testbed.name, "guests", each.name)}>{each.name}</a>{" "}
+            <GuestBadge guest={each.status.value} />
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}
+
+function Shown({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
+  const status = guest.status.value;
+  const todo = advice(status);
+  return (
+    <div class="sheet guest">
+      <nav class="crumbs" aria-label="Place">
+        <a href={linkTo(testbed.name)}>{testbed.name}</a> /{" "}
+        <a href={linkTo(testbed.name, "guests")}>guests</a>
+      </nav>
+      <header>
+        <h2>{guest.name}</h2>
+        <span aria-live="polite">
+          <GuestBadge guest={status} />
+        </span>
+        <GuestActions testbed={testbed} guest={guest} />
+      </header>
+      {todo !== "" && <p>{todo}</p>}
+      <LastFault testbed={testbed} guest={guest} />
+      <Facts status={status} />
+      {isOn(status) && <Figures guest={guest} />}
+      <Terminals testbed={testbed} guest={guest} />
+      <Snapshots testbed={testbed} guest={guest} />
+      <GuestLog testbed={testbed} guest={guest} />
+      <MadeOf testbed={testbed} guest={guest} />
+    </div>
+  );
+}
+
+function Facts({ status }: { status: GuestStatus }) {
+  const { address, addresses, outdated, uptime } = status;
+  const others = addresses.filter((each) => each !== address);
+  const facts: [string, ComponentChildren][] = [
+    [
+      "Kind",
+      status.runtime === "libvirt" || status.runtime === ""
+        ? status.kind
+        : `${status.kind} (${status.runtime})`,
+    ],
+    ["Host", status.host],
+    ["Address", address ?? "none that the main host reaches"],
+  ];
+  if (others.length > 0) facts.push(["Other addresses", others.join(", ")]);
+  if (uptime !== null) facts.push(["Up for", duration(uptime)]);
+  if (status.given_mb !== null) facts.push(["Memory", memory(status.given_mb)]);
+  if (status.health !== null) facts.push(["Health", status.health]);
+  if (status.golden_image !== null) facts.push(["Clone of", status.golden_image]);
+  if (outdated.length > 0)
+    facts.push([
+      "Out of date",
+      <ul>
+        {outdated.map((each) => (
+          <li key={each}>{each}</li>
+        ))}
+      </ul>,
+    ]);
+  return (
+    <dl class="facts">
+      {facts.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
+/** What the last action that touched the guest could not do with it. */
+function LastFault({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
+  let last: { fault: Fault; uuid: string } | null = null;
+  for (const log of testbed.actions.value.values()) {
+    const action = log.action.value;
+    if (action === null || action.state === "running") continue;
+    const steps = [...log.steps.values()];
+    const fault = action.faults.find((each) => each.guest === guest.name);
+    if (fault !== undefined) last = { fault, uuid: action.uuid };
+    else if (steps.some((each) => each.guest === guest.name)) last = null;
+  }
+  if (last === null) return null;
+  const { fault, uuid } = last;
+  return (
+    <>
+      <Problem problem={{ message: `${fault.step}: ${fault.message}`, hint: fault.hint ?? undefined }} />
+      <p>
+        <a href={linkTo(testbed.name, "change", uuid)}>The action that failed</a>
+      </p>
+    </>
+  );
+}
+
+/** Its console and its screen, as far as it has them. */
+function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
+  const terminals = useSignal<Terminals | null>(null);
+  const problem = useSignal<ApiProblem | null>(null);
+  const shown = useSignal<"" | "console" | "screen">("");
+  const on = isOn(guest.status.value);
+
+  // again where it goes on or off: a guest that is started may have others
+  useEffect(() => {
+    const asking = new AbortController();
+    call<Terminals>(
+      "GET",
+      pathOf(testbed.name, "guests", guest.name, "terminals"),
+      undefined,
+      asking.signal,
+    ).then(
+      (answer) => {
+        terminals.value = answer;
+        problem.value = null;
+      },
+      (error: unknown) => {
+        if (error instanceof ApiProblem) problem.value = error;
+      },
+    );
+    return () => asking.abort();
+  }, [testbed, guest, on]);
+
+  const { console: console_, screen } = terminals.value ?? { console: null, screen: null };
+  const views = [
+    ...(console_ === null
+      ? []
+      : [{ name: "console", label: console_ === "input" ? "Console" : "Output" } as const]),
+    ...(screen === "vnc" && mayChange() ? [{ name: "screen", label: "Screen" } as const] : []),
+  ];
+  return (
+    <section>
+      <h2>{views.length === 1 && views[0] !== undefined ? views[0].label : "Console and screen"}</h2>
+      {problem.value !== null && <Problem problem={problem.value} />}
+      {terminals.value !== null && views.length === 0 && <p class="quiet">It has neither.</p>}
+      {screen !== null && screen !== "vnc" && (
+        <p class="quiet">Its screen is {screen}; only VNC can be shown here.</p>
+      )}
+      <div class="actions">
+        {views.map(({ name, label }) => (
+          <button
+            key={name}
+            type="button"
+            aria-expanded={shown.value === name}
+            onClick={() => {
+              shown.value = shown.value === name ? "" : name;
+            }}
+          >
+            {shown.value === name ? `Close the ${label.toLowerCase()}` : `Open the ${label.toLowerCase()}`}
+          </button>
+        ))}
+      </div>
+      {shown.value === "console" && (
+        <Console testbed={testbed} guest={guest} outputOnly={console_ === "output"} />
+      )}
+      {shown.value === "screen" && on && <Screen lab={testbed.name} guest={guest.name} />}
+      {shown.value === "screen" && !on && <p class="quiet">It is off.</p>}
+    </section>
+  );
 }

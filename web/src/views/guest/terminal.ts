@@ -1,0 +1,213 @@
+/** A terminal that is connected to the console of a guest: what of it has nothing to do with Preact. */
+
+import { FitAddon } from "@xterm/addon-fit";
+import { type ITheme, Terminal } from "@xterm/xterm";
+import { openSocket } from "../../api";
+import { isWayOut } from "./keys";
+import { policedDocument } from "./policed_document";
+import { messages } from "./words";
+
+/** How much the server may send beyond what the terminal has taken, and how often it hears of that, in bytes. */
+const WINDOW = 1 << 17;
+const STEP = WINDOW / 4;
+const SCROLLBACK_LINES = 5000;
+const FIRST_WAIT_MS = 1000;
+const LONGEST_WAIT_MS = 15000;
+/** The session is over (`api.ts`). */
+const SESSION_OVER = 1008;
+
+/** The first message of the server: `ConsoleOpened` of `kvmcompose.core.access`. */
+export interface ConsoleOpened {
+  input: boolean;
+  history: number;
+  reason: string | null;
+  hint: string | null;
+  taken: boolean;
+}
+
+export interface ConsoleUser {
+  /** What the console does for this user; null while it is not connected. */
+  opened(is: ConsoleOpened | null): void;
+  /** Why it was closed; it is opened again. */
+  closed(reason: string): void;
+  /** The size has changed. */
+  resized(columns: number, rows: number): void;
+  /** The user leaves the terminal by the keyboard. */
+  leaves(): void;
+}
+
+export class GuestTerminal {
+  readonly #path: string;
+  readonly #user: ConsoleUser;
+  readonly #terminal: Terminal;
+  readonly #fit = new FitAddon();
+  readonly #observer: ResizeObserver;
+  readonly #scheme = matchMedia("(prefers-color-scheme: dark)");
+  #socket: WebSocket | null = null;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #wait = FIRST_WAIT_MS;
+  /** Whether what is typed goes to the guest: not while what was printed before is shown again. */
+  #answers = false;
+
+  /** `path` is that of the console in the API; `lines`: what it prints are lines that end with LF alone. */
+  constructor(parent: HTMLElement, path: string, label: string, lines: boolean, user: ConsoleUser) {
+    this.#path = path;
+    this.#user = user;
+    this.#terminal = new Terminal({
+      documentOverride: policedDocument(),
+      convertEol: lines,
+      cursorBlink: false,
+      disableStdin: true,
+      fontFamily: 'ui-monospace, "DejaVu Sans Mono", monospace',
+      fontSize: 14,
+      screenReaderMode: false,
+      scrollback: SCROLLBACK_LINES,
+      theme: theme(),
+    });
+    this.#terminal.loadAddon(this.#fit);
+    // a guest gets neither the clipboard (which xterm.js itself does not give) nor links to anywhere
+    for (const code of [8, 52]) this.#terminal.parser.registerOscHandler(code, () => true);
+    this.#terminal.attachCustomKeyEventHandler((event) => this.#key(event));
+    this.#terminal.onData((text) => this.#type(new TextEncoder().encode(text)));
+    this.#terminal.onBinary((text) => this.#type(Uint8Array.from(text, (each) => each.charCodeAt(0))));
+    this.#terminal.onResize(({ cols, rows }) => user.resized(cols, rows));
+    this.#terminal.open(parent);
+    this.#terminal.textarea?.setAttribute("aria-label", label);
+    this.#observer = new ResizeObserver(() => this.#fit.fit());
+    this.#observer.observe(parent);
+    this.#scheme.addEventListener("change", this.#paint);
+    this.#fit.fit();
+    this.connect();
+  }
+
+  /** Connect now, and take the console from another user if `force` says so. */
+  connect({ force = false } = {}): void {
+    clearTimeout(this.#timer);
+    this.#drop();
+    const socket = openSocket(`${this.#path}?window=${WINDOW}${force ? "&force=true" : ""}`);
+    this.#socket = socket;
+    let taken = 0;
+    let told = 0;
+    let history = 0;
+    const took = (count: number, opened: ConsoleOpened | null) => {
+      taken += count;
+      if (this.#socket !== socket) return;
+      if (taken >= history && opened?.input) this.#answers = true;
+      if (taken - told >= STEP && socket.readyState === WebSocket.OPEN) {
+        told = taken;
+        socket.send(String(taken));
+      }
+    };
+    let opened: ConsoleOpened | null = null;
+    socket.addEventListener("message", ({ data }: MessageEvent<string | ArrayBuffer>) => {
+      if (this.#socket !== socket) return;
+      if (typeof data !== "string") {
+        this.#terminal.write(new Uint8Array(data), () => took(data.byteLength, opened));
+        return;
+      }
+      const said = JSON.parse(data) as ConsoleOpened;
+      opened = said;
+      history = said.history;
+      this.#wait = FIRST_WAIT_MS;
+      this.#terminal.reset();
+      this.#terminal.options.disableStdin = !said.input;
+      this.#terminal.options.cursorBlink = said.input;
+      took(0, said);
+      this.#user.opened(said);
+    });
+    socket.addEventListener("close", ({ code, reason }) => {
+      if (this.#socket !== socket) return;
+      this.#drop();
+      this.#user.opened(null);
+      this.#user.closed(reason);
+      if (code === SESSION_OVER) return;
+      this.#timer = setTimeout(() => this.connect(), this.#wait);
+      this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
+    });
+  }
+
+  focus(): void {
+    this.#terminal.focus();
+  }
+
+  /** Make the terminal readable by screen readers, which costs some time at each line. */
+  set readable(is: boolean) {
+    this.#terminal.options.screenReaderMode = is;
+  }
+
+  dispose(): void {
+    clearTimeout(this.#timer);
+    this.#drop();
+    this.#observer.disconnect();
+    this.#scheme.removeEventListener("change", this.#paint);
+    this.#terminal.dispose();
+  }
+
+  #drop(): void {
+    const socket = this.#socket;
+    this.#socket = null;
+    this.#answers = false;
+    this.#terminal.options.disableStdin = true;
+    socket?.close();
+  }
+
+  readonly #paint = () => {
+    this.#terminal.options.theme = theme();
+  };
+
+  /** Return whether the terminal handles a key. */
+  #key(event: KeyboardEvent): boolean {
+    if (isWayOut(event)) {
+      event.preventDefault();
+      if (event.type === "keydown") this.#user.leaves();
+      return false;
+    }
+    if (event.ctrlKey && event.shiftKey && event.code === "KeyC") {
+      event.preventDefault();
+      if (event.type === "keydown") document.execCommand("copy");
+      return false;
+    }
+    // the browser pastes
+    return !(event.ctrlKey && event.shiftKey && event.code === "KeyV");
+  }
+
+  #type(bytes: Uint8Array): void {
+    const socket = this.#socket;
+    if (!this.#answers || socket?.readyState !== WebSocket.OPEN) return;
+    for (const each of messages(bytes)) socket.send(new Uint8Array(each));
+  }
+}
+
+function theme(): ITheme {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (name: string) => style.getPropertyValue(`--${name}`).trim();
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  return {
+    background: colour("area"),
+    foreground: colour("text"),
+    cursor: colour("text"),
+    cursorAccent: colour("area"),
+    selectionBackground: dark ? "#3d5a80" : "#b6d4fe",
+    // the usual colours are for black: these are read on white, too
+    ...(dark
+      ? { blue: "#79b8ff", black: "#484f58", brightBlack: "#8b949e" }
+      : {
+          black: "#1f2328",
+          red: "#c21c2b",
+          green: "#1a7f37",
+          yellow: "#8a5d00",
+          blue: "#0550ae",
+          magenta: "#8250df",
+          cyan: "#1b7c83",
+          white: "#59636e",
+          brightBlack: "#59636e",
+          brightRed: "#a40e26",
+          brightGreen: "#116329",
+          brightYellow: "#7d4e00",
+          brightBlue: "#0550ae",
+          brightMagenta: "#6639ba",
+          brightCyan: "#1b7c83",
+          brightWhite: "#424a53",
+        }),
+  };
+}
