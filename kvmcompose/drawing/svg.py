@@ -296,7 +296,7 @@ class _PagePicture(_Picture):
     def _open(self, node: Node, box: Box) -> str:
         stack = self._stacks.get(node.name)
         card = node.name in self._layout.cards
-        kind = "node stack" if stack is not None else "node guest" if card else "node"
+        kind = "node many" if stack is not None else "node guest" if card else "node"
         is_open = f' aria-expanded="{str(stack.is_open).lower()}"' if stack is not None else ""
         place = f'data-x="{_n(box.x)}" data-y="{_n(box.y)}"'
         return (
@@ -318,7 +318,7 @@ class _PagePicture(_Picture):
 
     def _badge(self, name: str, box: Box) -> Iterator[str]:
         if name in self._layout.cards:
-            yield f'<circle class="badge" cx="{_n(box.right - 11)}" cy="{_n(box.y + 12)}" r="5"/>'
+            yield f'<circle class="mark" cx="{_n(box.right - 11)}" cy="{_n(box.y + 12)}" r="5"/>'
             yield f'<text class="more state" x="{_n(box.x + 32)}" y="{_n(box.y + 52)}"></text>'
 
     def _details(self, node: Node) -> list[tuple[str, str]]:

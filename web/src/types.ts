@@ -94,6 +94,47 @@ export interface ProblemDetails {
   hint?: string;
 }
 
+export interface PictureInterface {
+  /** The name of the node that it is connected to. */
+  segment: string;
+  addresses: string[];
+}
+
+export interface PictureNode {
+  name: string;
+  kind: string;
+  host: string;
+  details: string[];
+  machine: string;
+  labels: Record<string, string>;
+  interfaces: PictureInterface[];
+}
+
+export interface PictureEdge {
+  source: string;
+  target: string;
+  label: string;
+}
+
+/** One card for many guests. */
+export interface PictureStack {
+  name: string;
+  title: string;
+  host: string;
+  guests: string[];
+  is_open: boolean;
+}
+
+export interface TestbedPicture {
+  hosts: string[];
+  nodes: PictureNode[];
+  edges: PictureEdge[];
+  stacks: PictureStack[];
+  width: number;
+  height: number;
+  svg: string;
+}
+
 interface Numbered {
   number: number;
   time: string;
