@@ -217,8 +217,14 @@ class _Scheduling(LoadScopeScheduling):
         return other
 
 
-#: Whose tests share hosts and guests, built packages, schemas of other programs.
-_TOGETHER = ("tests/real/", "tests/hostile/test_members.py", "tests/packaging/", "tests/judges/")
+#: Whose tests share hosts and guests, built packages, schemas of other programs, a browser.
+_TOGETHER = (
+    "tests/real/",
+    "tests/hostile/test_members.py",
+    "tests/packaging/",
+    "tests/judges/",
+    "tests/page/",
+)
 #: Whose tests boot guests.
 _GUESTS = ("tests/real/", "tests/hostile/test_members.py")
 #: Files with minutes of work, the longest first: begun late, one of them would end alone.

@@ -291,6 +291,8 @@ class Stub(Orchestrator):
 class StubServer:
     """The server, its Unix socket and its TCP port."""
 
+    drivers = "stub"
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.projects = folder / "projects"
@@ -313,7 +315,8 @@ class StubServer:
         self._end = asyncio.Event()
         self.store = Store(self.folder / "state" / "server.db")
         self.stub = Stub()
-        self.actions = Actions(self.store, self.stub)
+        orchestrator = self.orchestrator()
+        self.actions = Actions(self.store, orchestrator)
         self.activity = Activity()
         settings = ServerSettings(
             state_dir=self.folder / "state", socket=self.socket, host="127.0.0.1", project_roots=()
@@ -321,14 +324,14 @@ class StubServer:
         service = self.service = Service(
             self.store,
             self.actions,
-            self.stub,
+            orchestrator,
             project_roots=(self.projects,),
-            health=Health(version="1", drivers="stub", embedded=False, pid=1),
+            health=Health(version="1", drivers=self.drivers, embedded=False, pid=1),
             activity=self.activity,
             page_address=lambda: self.tcp,
         )
         app = create_app(service)
-        unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", 0)
+        unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", self.port)
         self.port = bound_port(tcp)
         tokens, self.sessions = Tokens(self.folder / "state"), Sessions()
         hosts = frozenset({"localhost", "127.0.0.1"})
@@ -357,8 +360,12 @@ class StubServer:
         await asyncio.gather(*serving)
         self.store.close()
 
+    def orchestrator(self) -> Orchestrator:
+        """Return what carries out actions; called in the server's thread, with the store open."""
+        return self.stub
+
     def start(self) -> None:
-        self.projects.mkdir()
+        self.projects.mkdir(exist_ok=True)
         self._thread.start()
         assert self._ready.wait(20)
 

@@ -79,7 +79,7 @@ function followPlace(): void {
   });
 }
 
+void begin(); // first of all: the code of a link is no place
 followPlace();
-void begin();
 const root = document.getElementById("app");
 if (root !== null) render(<App />, root);

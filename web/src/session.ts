@@ -1,7 +1,7 @@
 /** Who is signed in. */
 
 import { signal } from "@preact/signals";
-import { ApiProblem, call, setSessionKey, whenSessionOver } from "./api";
+import { ApiProblem, call, sessionKey, setSessionKey, whenSessionOver } from "./api";
 import type { Session } from "./types";
 
 /** What the fragment of a one-time link begins with; the code follows. */
@@ -39,7 +39,12 @@ export async function begin(): Promise<void> {
     const [code = "", place = ""] = hash.slice(LINK.length).split("&", 2);
     // neither the history nor a bookmark keeps the code
     history.replaceState(null, "", `${location.pathname}#/${place.replace(/^lab=/, "")}`);
+    dispatchEvent(new HashChangeEvent("hashchange"));
     await signIn({ code });
+    return;
+  }
+  if (sessionKey() === null) {
+    session.value = null;
     return;
   }
   try {
@@ -49,6 +54,11 @@ export async function begin(): Promise<void> {
     if (error instanceof ApiProblem && error.status !== 401) signInProblem.value = error;
   }
 }
+
+// a link that is opened where the page is already
+addEventListener("hashchange", () => {
+  if (location.hash.startsWith(LINK)) void begin();
+});
 
 /** Sign in by a code or a token. */
 export async function signIn(secret: { code: string } | { token: string }): Promise<void> {

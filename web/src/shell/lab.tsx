@@ -52,7 +52,7 @@ function useTestbed(name: string): Testbed | null {
 function LabHeader({ testbed, view }: { testbed: Testbed; view: string }) {
   const deployment = testbed.deployment.value;
   return (
-    <div class="labhead">
+    <section class="labhead" aria-label="Testbed">
       <h1>{testbed.name}</h1>
       {deployment !== null && <PhaseBadge deployment={deployment} />}
       <nav aria-label="Views">
@@ -64,7 +64,7 @@ function LabHeader({ testbed, view }: { testbed: Testbed; view: string }) {
             </a>
           ))}
       </nav>
-    </div>
+    </section>
   );
 }
 

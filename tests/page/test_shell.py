@@ -1,0 +1,98 @@
+"""The shell of the page: signing in, the list of testbeds, the connection to the server."""
+
+from __future__ import annotations
+
+from fake_lab import FakeLab
+from playwright.sync_api import expect
+from visitor import LOST_CONNECTION, Visitor
+
+from kvmcompose.server.people import Role
+
+_NOT_SIGNED_IN = "status of 401"
+
+
+def test_a_link_signs_in_once_and_leaves_no_code(lab: FakeLab, visit: Visitor) -> None:
+    link = lab.link("lab")
+    page = visit.page
+    page.goto(link)
+    expect(page.get_by_role("heading", name="lab")).to_be_visible()
+    assert page.url == f"{lab.origin}/#/lab"
+    cookies = visit.context.cookies()
+    assert [(each.get("httpOnly"), each.get("sameSite")) for each in cookies] == [(True, "Strict")]
+    page.reload()
+    expect(page.get_by_role("heading", name="lab")).to_be_visible()
+    visit.context.clear_cookies()
+    visit.expected.append(_NOT_SIGNED_IN)
+    page.goto("about:blank")
+    page.goto(link)
+    expect(page.get_by_text("no longer")).to_be_visible()
+
+
+def test_a_token_signs_in_and_signing_out_ends_it(lab: FakeLab, visit: Visitor) -> None:
+    visit.expected.append(_NOT_SIGNED_IN)
+    page = visit.page
+    page.goto(lab.origin)
+    token = page.get_by_label("Token")
+    token.fill("not a token")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("not valid")).to_be_visible()
+    visit.check_accessible()
+    visit.check_fits()
+    token.fill(lab.token(Role.USER))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="lab")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    expect(token).to_be_visible()
+    page.reload()
+    expect(token).to_be_visible()
+
+
+def test_the_list_of_testbeds(lab: FakeLab, visit: Visitor) -> None:
+    page = visit.open("")
+    link = page.get_by_role("link", name="lab")
+    expect(link).to_be_visible()
+    visit.check_accessible()
+    visit.check_fits()
+    assert visit.transferred() <= 300 << 10
+    assert visit.tab_through()
+    link.press("Enter")
+    expect(page.get_by_role("heading", name="lab")).to_be_visible()
+
+
+def test_a_connection_that_is_cut_comes_back(lab: FakeLab, visit: Visitor) -> None:
+    visit.expected.append(LOST_CONNECTION)
+    page = visit.open()
+    lab.cut_connections()
+    lab.up()
+    expect(page.locator(".labhead").get_by_text("up", exact=True)).to_be_visible()
+    expect(page.get_by_text("The connection to the server is lost")).to_be_hidden()
+
+
+def test_a_server_that_stops_is_noticed(lab: FakeLab, visit: Visitor) -> None:
+    """Its sessions end with it: another start needs another link."""
+    visit.expected += [LOST_CONNECTION, _NOT_SIGNED_IN]
+    page = visit.open()
+    lab.stop()
+    expect(page.get_by_text("The connection to the server is lost")).to_be_visible()
+    visit.check_accessible()
+    lab.start()
+    expect(page.get_by_text("the session is over")).to_be_visible()
+    visit.open("lab")
+    expect(page.get_by_role("heading", name="lab")).to_be_visible()
+
+
+def test_places_that_are_not_there(visit: Visitor) -> None:
+    visit.expected.append("status of 404|WebSocket connection")
+    page = visit.open("lab/nothing")
+    expect(page.get_by_text("There is no such view.")).to_be_visible()
+    visit.check_accessible()
+    for place in (
+        "nothing",
+        "%00",
+        "%",
+        "lab/guests/%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "//",
+        "lab/%2e%2e",
+    ):
+        visit.go(place)
+        expect(page.locator("main")).to_be_visible()
