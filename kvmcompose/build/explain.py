@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from kvmcompose.build.decision import Decision, Making
 from kvmcompose.build.project import Project
-from kvmcompose.build.recipes import RecipeChange, changes, leaves
-from kvmcompose.core.artefact import Literal, Rendered
+from kvmcompose.build.recipes import changes, leaves
+from kvmcompose.core.artefact import Artefact, Literal, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
+from kvmcompose.core.explained import Explanation
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
-
-
-class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The inputs of an artefact, those that have changed since it was built, and what a build would do."""
-
-    path: str
-    task: str
-    action: str
-    reasons: tuple[str, ...]
-    recipe: str
-    built_from: str | None
-    inputs: dict[str, Any]
-    changed: tuple[RecipeChange, ...]
 
 
 def explain(project: Project, name: str) -> Explanation:
@@ -43,7 +30,17 @@ def explain(project: Project, name: str) -> Explanation:
         named = project.select([name])  # raises InputError with near names when there is nothing at all
         tasks = ", ".join(artefact.task for artefact in named if artefact.task != "state")
         raise InputError([project.problem(f"{name!r} refers to several artefacts: use one of {tasks}")])
-    artefact = matching[0]
+    return _explanation(project, matching[0])
+
+
+def explain_guest(project: Project, guest: str) -> tuple[Explanation, ...] | None:
+    """Return the explanations of all artefacts of a guest; None when there is no guest of that name."""
+    if guest not in project.compiled.state.testbed_guests:
+        return None
+    return tuple(_explanation(project, each) for each in project.artefacts.values() if each.guest == guest)
+
+
+def _explanation(project: Project, artefact: Artefact) -> Explanation:
     record = project.records(write=False).get(artefact.path)
     decision = project.decider.decide(artefact, record)
     recipe = project.recipes.recipe(artefact)

@@ -89,12 +89,18 @@ class Plan(msgspec.Struct, frozen=True):
 class Project:
     """A project whose files could be read. They are validated when they are compiled."""
 
-    def __init__(self, where: Where, options: Options = Options()) -> None:  # noqa: B008 (it is frozen)
+    def __init__(
+        self,
+        where: Where,
+        options: Options = Options(),  # noqa: B008 (it is frozen)
+        text: bytes | None = None,
+    ) -> None:
+        """``text`` is read in place of the YAML, under its name. Raises InputError."""
         self.began_ns = time.time_ns()
         self.where = where
         self.folder = where.directory.absolute()
         self.options = options
-        self.testbed, self._config = read_inputs(self.folder, where)
+        self.testbed, self._config = read_inputs(self.folder, where, text)
         #: The digests of the two input files, the YAML first.
         self.hashed = hashed(self.folder, where, self.testbed, self._config)
         catalogue = read_catalogue()

@@ -35,9 +35,16 @@ class Where(msgspec.Struct, frozen=True):
     allow_paths: tuple[str, ...] = ()
 
 
-def read_inputs(folder: Path, where: Where) -> tuple[InputFile, InputFile | None]:
-    """The YAML, and the config if there is one. Raises InputError."""
-    return _read(folder, where.input or YAML_NAME), read_config(folder, where)
+def read_inputs(folder: Path, where: Where, text: bytes | None = None) -> tuple[InputFile, InputFile | None]:
+    """The YAML, or ``text`` under its name, and the config if there is one. Raises InputError."""
+    name = where.input or YAML_NAME
+    testbed = _read(folder, name) if text is None else InputFile(_shown(yaml_path(folder, where)), text)
+    return testbed, read_config(folder, where)
+
+
+def yaml_path(folder: Path, where: Where) -> Path:
+    """Return the path of the YAML."""
+    return folder / expand(where.input or YAML_NAME)
 
 
 def read_config(folder: Path, where: Where) -> InputFile | None:
@@ -71,7 +78,7 @@ def beyond_environment(where: Where) -> dict[str, str]:
 
 def _read(folder: Path, name: str) -> InputFile:
     path = folder / expand(name)
-    shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    shown = _shown(path)
     try:
         return InputFile(shown, read_regular(path, limit=MAX_BYTES))
     except TooLargeError as error:
@@ -92,6 +99,11 @@ def _read(folder: Path, name: str) -> InputFile:
             hint=hint,
         )
         raise InputError([problem]) from error
+
+
+def _shown(path: Path) -> str:
+    """Return the name of a file for messages."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _project_name(folder: Path, where: Where) -> str:

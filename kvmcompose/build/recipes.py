@@ -29,6 +29,7 @@ from kvmcompose.core.artefact import (
     Rendered,
 )
 from kvmcompose.core.environment import digests as digests_of_values
+from kvmcompose.core.explained import RecipeChange
 from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.effects.resources import code_digest
 from kvmcompose.render import RENDERERS
@@ -289,18 +290,6 @@ def seal(document: dict[str, Any]) -> Recipe:
     return Recipe(hashlib.sha256(data).hexdigest(), data)
 
 
-class RecipeChange(msgspec.Struct, frozen=True):
-    """One leaf of the inputs that has changed; None means missing."""
-
-    name: str
-    before: Any
-    after: Any
-
-    def __str__(self) -> str:
-        """``values.memory_mb: 512 -> 1024``; digests are shortened."""
-        return f"{self.name}: {_show(self.before)} -> {_show(self.after)}"
-
-
 def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every value of a document with its path."""
     if isinstance(document, dict) and document:
@@ -324,9 +313,3 @@ def changes(before: bytes, after: bytes) -> list[RecipeChange]:
         for name in names
         if old.get(name, missing) != new.get(name, missing)
     ]
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):  # noqa: PLR2004
-        return f"{value[:8]}…"
-    return msgspec.json.encode(value).decode() if value is not None else "nothing"

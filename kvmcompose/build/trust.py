@@ -15,6 +15,7 @@ import msgspec
 
 from kvmcompose import privileges
 from kvmcompose.build.harmless import HarmlessFiles
+from kvmcompose.core.consent import ConsentError, ConsentRequest, consent_request
 from kvmcompose.core.deployable import ContainerGuest, DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.privilege import Privilege, PrivilegeKind, privileges_digest
@@ -52,6 +53,11 @@ class Asked(msgspec.Struct, frozen=True):
     def trusted(self) -> bool:
         """Whether the user has consented to everything."""
         return not self.new
+
+    @property
+    def request(self) -> ConsentRequest:
+        """The question to the user about what is new."""
+        return consent_request(self.project, self.new)
 
 
 class _Consent(msgspec.Struct, frozen=True):
@@ -138,11 +144,12 @@ def given_by_variable() -> bool:
 
 
 def refuse_untrusted(asked: Asked) -> None:
-    """Raise RefusedError with the list unless the user has consented."""
+    """Raise ConsentError with the list unless the user has consented."""
     if not asked.trusted and not given_by_variable():
-        raise RefusedError(
+        raise ConsentError(
             f"{asked.project} does this to the host, and you have not trusted it:\n{listed(asked.new)}",
             hint=HINT,
+            request=asked.request,
         )
 
 

@@ -102,4 +102,4 @@ def _settle(project: Project, files: FilePlan, arguments: argparse.Namespace, co
         return asked_of(project.folder, state, arguments.allow_path, files.to_write)
 
     with suppress(OSError):  # the build reports it
-        settle_asked(project.folder, asked, console, yes=arguments.trust)
+        settle_asked(project.folder, asked, arguments, console)

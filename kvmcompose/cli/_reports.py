@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvmcompose.core.command_output import Message
+from kvmcompose.core.consent import ConsentError
 from kvmcompose.core.errors import InputError, KvmComposeError
 
 if TYPE_CHECKING:
@@ -15,6 +17,14 @@ def report(error: KvmComposeError, console: Console) -> None:
     if isinstance(error, InputError):
         for problem in error.problems:
             console.problem(problem)
+        return
+    if console.json_messages:
+        asked = error.request if isinstance(error, ConsentError) else None
+        console.message(
+            Message(
+                level="error", message=error.message, hint=error.hint, status=error.exit_code, consent=asked
+            )
+        )
         return
     console.error(error.message)
     if error.hint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,6 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
 
     from kvmcompose.core.commands import Up
     from kvmcompose.core.planned import PLAN_VERSION, PlanDocument
-    from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
 
     path: Path = arguments.plan
     given = up_command(arguments, arguments.guests)
@@ -77,7 +77,7 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
     if extra or given != Up(keep_going=given.keep_going):
         raise usage_error("--plan excludes names and options that select changes: the plan has them")
     try:
-        found = msgspec.json.decode(read_regular(path, limit=DOCUMENT_LIMIT), type=PlanDocument)
+        found = msgspec.json.decode(_content(path), type=PlanDocument)
     except OSError as error:
         raise usage_error(f"cannot read {str(path)!r}: {error.strerror}") from error
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -87,6 +87,15 @@ def load(arguments: argparse.Namespace) -> PlanDocument:
     if found.version != PLAN_VERSION:
         raise usage_error(f"{str(path)!r} was made by another version of kvm-compose")
     return found
+
+
+def _content(path: Path) -> bytes:
+    """Return a stored plan, as given: ``-`` is standard input. Raises OSError."""
+    from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+
+    if str(path) == "-":
+        return sys.stdin.buffer.read(DOCUMENT_LIMIT)
+    return read_regular(path, limit=DOCUMENT_LIMIT)
 
 
 def check(arguments: argparse.Namespace, project: Project, planned: PlanDocument) -> None:
@@ -102,11 +111,15 @@ def check(arguments: argparse.Namespace, project: Project, planned: PlanDocument
     found = list(_differences(planned, now))
     if found:
         raise RefusedError(
-            f"something has changed since {str(arguments.plan)!r} was made:\n"
+            f"something has changed since {_named(arguments.plan)} was made:\n"
             + "\n".join(f"  {each}" for each in found[:_SHOWN])
             + (f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""),
             hint="make another plan: kvm-compose plan --out FILE",
         )
+
+
+def _named(path: Path) -> str:
+    return "the plan" if str(path) == "-" else repr(str(path))
 
 
 def _differences(planned: PlanDocument, now: PlanDocument) -> list[str]:

@@ -135,6 +135,11 @@ def add_global_options(parser: argparse.ArgumentParser, *, top: bool) -> None:
         "--no-color", action="store_true", default=default(is_on("KVM_COMPOSE_NO_COLOR")),
         help="do not use colours (as with NO_COLOR in the environment)",
     )  # fmt: skip
+    group.add_argument(
+        "--message-format", choices=("text", "json"),
+        default=default(env("KVM_COMPOSE_MESSAGE_FORMAT", "text")),
+        help="print messages and errors (standard error) as text, or as lines of JSON (default: text)",
+    )  # fmt: skip
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -298,7 +303,11 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _console(arguments: argparse.Namespace) -> Console:
     verbosity = -1 if arguments.quiet else arguments.verbose
-    console = Console(verbosity=verbosity, colour=False if arguments.no_color else None)
+    console = Console(
+        verbosity=verbosity,
+        colour=False if arguments.no_color else None,
+        json_messages=arguments.message_format == "json",
+    )
     logging.basicConfig(handlers=[ConsoleHandler(console)], level=logging.INFO, force=True)
     if verbosity > 1:
         logging.getLogger("kvmcompose").setLevel(logging.DEBUG)  # every command that is run

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kvmcompose.build.project import Project
+    from kvmcompose.build.trust import Asked
     from kvmcompose.core.planned import TestbedPlan
 
 NAME = "plan"
@@ -84,9 +85,13 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.out is not None:
         _store(arguments, project, testbed, unseen)
     if arguments.json:
+        from msgspec.structs import replace
+
         command = up_command(arguments, arguments.names)
         rows = files.rows(diffs)
-        console.json(stored_plan.document(arguments, project, command, rows, testbed, unseen))
+        made = stored_plan.document(arguments, project, command, rows, testbed, unseen)
+        asked = _asked(project, arguments.allow_path, files.to_write)
+        console.json(made if asked is None else replace(made, consent=asked.request))
     else:
         files.show(diffs, console, label="" if testbed is None else "files: ")
         if testbed is None:
@@ -97,7 +102,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             quiet = isinstance(unseen, what_runs.NothingUpError)
             (console.detail if quiet else console.say)(f"what runs is not seen: {unseen.message}")
         if not selected:
-            _show_word(project, arguments.allow_path, files.to_write, console)
+            _show_word(_asked(project, arguments.allow_path, files.to_write), console)
     changes = files.changes or (testbed is not None and _is_up(testbed) and bool(testbed.due))
     return _CHANGES if arguments.detailed_exitcode and changes else 0
 
@@ -142,16 +147,23 @@ def _show_loads(project: Project, console: Console) -> None:
             console.detail(f"  {file.size / _MIB:8.1f} MiB  {file.path}")
 
 
-def _show_word(project: Project, allow_paths: Sequence[str], to_write: set[str], console: Console) -> None:
-    """Print whether up would ask for consent, by the files that are kept and those to be written."""
+def _asked(project: Project, allow_paths: Sequence[str], to_write: set[str]) -> Asked | None:
+    """Return what up would ask consent for, by the files that are kept and those to be written."""
     from kvmcompose.build.trust import asked_of, given_by_variable
     from kvmcompose.core.state import decode_state, encode_state
 
     if given_by_variable():
-        return
+        return None
     state = decode_state(encode_state(project.compiled.state))
     with suppress(OSError, KvmComposeError):  # the plan reports it already
-        new = asked_of(project.folder, state, allow_paths, to_write).new
-        if new:
-            things = "1 thing that it does" if len(new) == 1 else f"{len(new)} things that it does"
-            console.say(f"up would ask for your consent to {things} to the host: kvm-compose trust")
+        asked = asked_of(project.folder, state, allow_paths, to_write)
+        return None if asked.trusted else asked
+    return None
+
+
+def _show_word(asked: Asked | None, console: Console) -> None:
+    """Print whether up would ask for consent."""
+    if asked is not None:
+        count = len(asked.new)
+        things = "1 thing that it does" if count == 1 else f"{count} things that it does"
+        console.say(f"up would ask for your consent to {things} to the host: kvm-compose trust")

@@ -21,7 +21,7 @@ from kvmcompose.cli._server import (
     open_target,
     usage_error,
 )
-from kvmcompose.cli._trust import settle
+from kvmcompose.cli._trust import add_consent_options, settle
 from kvmcompose.cli._up_options import add_up_options, up_command
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.names import first_few, near_names
@@ -79,14 +79,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-generate", action="store_true", help="use the artefacts as they are, without reading the YAML"
     )
-    parser.add_argument(
-        "--trust", action="store_true", help="consent to what the testbed does to the host (see trust)"
-    )
+    add_consent_options(parser)
     parser.add_argument(
         "--plan",
         type=Path,
         metavar="FILE",
-        help="carry out this plan (of plan --out FILE), or nothing if something has changed since",
+        help="carry out this plan (of plan --out FILE, or - for standard input), or nothing if something has"
+        " changed since",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be done, as plan does; change nothing"
@@ -113,7 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         return watch(arguments, console, lambda: _build_and_act(arguments, console, command))
     if arguments.no_generate:
         target = open_target(arguments, register=True)
-        settle(_built_in(target), arguments.allow_path, console, yes=arguments.trust)
+        settle(_built_in(target), arguments, console)
         return _act(target, command, arguments, console)
     return _build_and_act(arguments, console, command)
 
@@ -176,7 +175,7 @@ def _build_and_act(
         refuse_beforehand(target, project, known, command, arguments, console)
         if not _build(project, arguments, console):
             return 1
-    settle(project.folder, arguments.allow_path, console, yes=arguments.trust)
+    settle(project.folder, arguments, console)
     make_known(target)
     held = project.held()
     status = _act(target, command, arguments, console)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from kvmcompose.cli._project import where
+from kvmcompose.cli._server import usage_error
 from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.monitor.console import Console
 
@@ -21,6 +23,8 @@ examples:
   kvm-compose validate
   kvm-compose validate --expect     also prove the lines of expect, as check does
   kvm-compose validate --json | jq -r '.problems[].location.line'
+  kvm-compose validate --stdin < new.yaml
+                                    a text as if it were the project's YAML
 
 The exit status is 2 if there are errors, 0 if there are only warnings.
 """
@@ -29,6 +33,15 @@ The exit status is 2 if there are errors, 0 if there are only warnings.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command line."""
     parser.add_argument("--expect", action="store_true", help="also prove each line of expect")
+    parser.add_argument(
+        "--stdin", action="store_true", help="check the text on standard input in place of kvm-compose.yaml"
+    )
+    parser.add_argument(
+        "--save",
+        metavar="SHA256",
+        help="with --stdin: also write the text to kvm-compose.yaml, if it is valid and that file still has"
+        " this digest",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -36,11 +49,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     """Print the problems."""
     from kvmcompose.build.project import Project
 
+    text = _standard_input(arguments)
     problems: tuple[Problem, ...] = ()
     status = 0
     guests = 0
     try:
-        project = Project(where(arguments))
+        project = Project(where(arguments), text=text)
         compiled = project.compiled
         refusals = project.refusals()
         broken = _broken(project) if arguments.expect else ()
@@ -49,6 +63,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         guests = len(compiled.state.testbed_guests)
     except InputError as error:
         problems, status = error.problems, error.exit_code
+    if text is not None and arguments.save is not None and status == 0:
+        _save(arguments, text)
     if arguments.json:
         console.json({"valid": status == 0, "problems": [msgspec.to_builtins(each) for each in problems]})
         return status
@@ -59,6 +75,25 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.say(f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
     return status
+
+
+def _standard_input(arguments: argparse.Namespace) -> bytes | None:
+    """Return the text that is to be checked; None for that of the file. Raises InputError."""
+    from kvmcompose.pipeline.text import MAX_BYTES
+
+    if not arguments.stdin:
+        if arguments.save is not None:
+            raise usage_error("--save requires --stdin")
+        return None
+    return sys.stdin.buffer.read(MAX_BYTES + 1)  # one that is longer is a problem of its own
+
+
+def _save(arguments: argparse.Namespace, text: bytes) -> None:
+    """Write the text to the YAML. Raises RefusedError where that is not the file that the user has read."""
+    from kvmcompose.build.project_inputs import yaml_path
+    from kvmcompose.effects.replace_known import replace_known
+
+    replace_known(yaml_path(arguments.directory.absolute(), where(arguments)), arguments.save.lower(), text)
 
 
 def _broken(project: Project) -> tuple[Problem, ...]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from kvmcompose.core.commands import Up
+from kvmcompose.core.consent import ConsentRequest
 from kvmcompose.core.deployment import Deployment
 from kvmcompose.core.resource import Reason, Verb
 from kvmcompose.core.seed import SeedContents
@@ -156,7 +157,8 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A plan, as ``kvm-compose plan --json`` prints it and ``plan --out`` stores it.
 
     ``options`` and ``allow_moves`` are those that it was made with. ``recipes`` is a digest of all that the
-    files are made of. ``testbed`` is null where what runs cannot be seen; ``unseen`` says why.
+    files are made of. ``testbed`` is null where what runs cannot be seen; ``unseen`` says why. ``consent`` is
+    what ``up`` would ask the user's consent for, as far as that is known before the build.
     """
 
     version: int
@@ -167,6 +169,7 @@ class PlanDocument(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[PlannedFile, ...]
     testbed: TestbedPlan | None
     unseen: str | None = None
+    consent: ConsentRequest | None = None
 
 
 #: Of a plan that is stored. Others are refused.

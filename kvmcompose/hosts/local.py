@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from kvmcompose.hosts.command import (
     CHUNK,
@@ -28,6 +28,9 @@ from kvmcompose.hosts.command import (
 from kvmcompose.hosts.errors import DriverError
 
 log = logging.getLogger(__name__)
+
+#: A program that runs.
+Program = asyncio.subprocess.Process
 
 
 #: How long the program of an abandoned stream may take to exit, in seconds. The shell around it kills it
@@ -163,6 +166,46 @@ class LocalRunner:
             raise not_installed(command[0], self.name) from None
         except OSError as error:
             raise DriverError(f"cannot run {command[0]} on {self.name}: {error.strerror}") from error
+
+
+async def start_as(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    rights: tuple[int, int, Sequence[int]] | None,
+    merged: bool,
+    longest_line: int,
+) -> asyncio.subprocess.Process:
+    """Start a program with the rights of a user (``uid``, ``gid``, groups), those of this process for None.
+
+    It has pipes, a session of its own, exactly this environment, and starts in ``/``, as this process may see
+    more folders than the user. ``merged``: its standard error goes to standard output. Raises DriverError.
+    """
+    given: dict[str, object] = {}
+    if rights is not None:
+        given = {"user": rights[0], "group": rights[1], "extra_groups": list(rights[2])}
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT if merged else asyncio.subprocess.PIPE,
+            env=dict(environment),
+            cwd="/",
+            umask=0o022,
+            limit=longest_line,
+            start_new_session=True,
+            **given,  # type: ignore[arg-type] # passed on to subprocess.Popen
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            await _kill(await starting)
+        raise
+    except OSError as error:
+        raise DriverError(f"cannot run {argv[0]}: {error.strerror}") from error
 
 
 async def _communicate(

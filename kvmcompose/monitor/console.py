@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.command_output import Message
 from kvmcompose.core.errors import Problem, Severity
 from kvmcompose.core.plain import plain, plain_json
 from kvmcompose.effects.text_encoding import escaped
@@ -71,11 +72,17 @@ def _escaped(value: Any) -> Any:
 
 
 class Console:
-    """Where a command prints. ``verbosity``: -1 quiet, 0 normal, 1 and more verbose."""
+    """Where a command prints. ``verbosity``: -1 quiet, 0 normal, 1 and more verbose.
 
-    def __init__(self, *, verbosity: int = 0, colour: bool | None = None) -> None:
+    With ``json_messages`` each message on stderr is a line of JSON (``core.command_output.Message``).
+    """
+
+    def __init__(
+        self, *, verbosity: int = 0, colour: bool | None = None, json_messages: bool = False
+    ) -> None:
         self.verbosity = verbosity
-        self.on_terminal = sys.stderr.isatty()
+        self.json_messages = json_messages
+        self.on_terminal = sys.stderr.isatty() and not json_messages
         wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._colour = wanted if colour is None else colour and wanted
         self._bar = ""
@@ -122,14 +129,23 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a warning to stderr, even if quiet."""
+        if self.json_messages:
+            self.message(Message(level=Severity.WARNING.value, message=text))
+            return
         self.talk(f"{self.paint('warning:', 'yellow', sys.stderr)} {text}")
 
     def error(self, text: str) -> None:
         """Print an error to stderr, even if quiet."""
+        if self.json_messages:
+            self.message(Message(level=Severity.ERROR.value, message=text))
+            return
         self.talk(f"{self.paint('error:', 'red', sys.stderr)} {text}")
 
     def problem(self, problem: Problem) -> None:
         """Print a problem of the input, with its location."""
+        if self.json_messages:
+            self.message(Message(level=problem.severity.value, message=problem.message, problem=problem))
+            return
         word = problem.severity.value
         colour = "red" if problem.severity is Severity.ERROR else "yellow"
         painted = self.paint(f"{word}:", colour, sys.stderr)
@@ -137,9 +153,17 @@ class Console:
 
     def talk(self, text: str) -> None:
         """Print a message to stderr, even if quiet; on a terminal wrapped between words."""
+        if self.json_messages:
+            self.message(Message(level="info", message=text))
+            return
         self._erase()
         sys.stderr.write(f"{_fitted(_clean(text), sys.stderr)}\n")
         self._put(self._status)
+
+    def message(self, message: Message) -> None:
+        """Write a message to stderr as a line of JSON."""
+        sys.stderr.write(f"{_encoded(message).decode()}\n")
+        sys.stderr.flush()
 
     def paint(self, text: str, colour: str, stream: Any = None) -> str:
         """Return the text in a colour if the stream (default: stdout) is a terminal and colours are on."""

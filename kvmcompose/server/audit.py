@@ -38,8 +38,8 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     ``outcome`` is ``allowed``, ``refused`` or ``failed``, for the end of an action its state. ``uid`` is the
     user whose rights apply; ``peer_uid`` and ``pid`` identify the client process, as reported by the kernel;
-    ``session`` is the name of a browser's session; ``remark`` is what the client calls itself. ``count`` is
-    the number of lines of ``source`` that were left out.
+    ``session`` is the name of a browser's session; ``remark`` is what the client calls itself, ``behalf`` for
+    whom the server itself runs it. ``count`` is the number of lines of ``source`` that were left out.
     """
 
     time: str
@@ -58,6 +58,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     token: str | None = None
     session: str | None = None
     remark: str | None = None
+    behalf: str | None = None
     deployment: str | None = None
     owner: str | None = None
     folder: str | None = None

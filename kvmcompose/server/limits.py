@@ -15,6 +15,8 @@ TARGET_BYTES, HEADER_BYTES, HEAD_SECONDS = 4 * 1024, 16 * 1024, 15
 #: The body of a request; that of one with a testbed in it, which is not built yet.
 BODY_BYTES, BODY_SECONDS = 1024 * 1024, 30
 TESTBED_BYTES = 64 * 1024 * 1024
+#: The body of a request with a YAML, whose text is escaped in JSON.
+TEXT_BYTES = 8 * 1024 * 1024
 #: The body of a request with files for a guest: it is passed on, and may be slow as long as it goes on.
 ARCHIVE_BYTES = 1 << 42
 #: How much is read of a body that is refused, so that its sender receives the answer.

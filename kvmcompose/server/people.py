@@ -71,6 +71,7 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     ``peer`` is the process on the Unix socket, ``address`` the host of a TCP connection. ``token`` is the
     name of the token that was presented, ``session`` that of a browser's session. ``source`` is the same for
     requests that are counted together. ``remark`` is what the client calls itself, which proves nothing.
+    ``behalf`` is the user for whom the server itself runs the client, with the rights of ``person``.
     """
 
     person: Person
@@ -80,11 +81,14 @@ class Asker(msgspec.Struct, frozen=True, kw_only=True):
     token: str | None = None
     session: str | None = None
     remark: str | None = None
+    behalf: str | None = None
     note: AuditDetails = msgspec.field(default_factory=AuditDetails)
 
     @property
     def name(self) -> str:
         """The name for logs and messages: the user, and the token if one was used."""
+        if self.behalf is not None:
+            return self.behalf
         return self.person.name if self.token is None else f"{self.person.name} (token {self.token})"
 
 

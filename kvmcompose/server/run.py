@@ -27,6 +27,7 @@ from kvmcompose.server.doors import Doors
 from kvmcompose.server.listen import held
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import People
+from kvmcompose.server.project_commands import ProjectCommands
 from kvmcompose.server.reconnection import Reconnection
 from kvmcompose.server.sessions import Sessions
 from kvmcompose.server.settings import ServerSettings, check
@@ -108,6 +109,7 @@ class _Server:
         self._audit = Audit(settings.state_dir)
         self._tokens = Tokens(settings.state_dir)
         self._sessions = Sessions()
+        self._commands = ProjectCommands(settings.socket)
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -130,7 +132,7 @@ class _Server:
             activity=self._activity,
             page_address=doors.page_address,
         )
-        app = create_app(service)
+        app = create_app(service, self._commands)
         try:
             with doors:
                 doors.open()
@@ -155,7 +157,7 @@ class _Server:
 
     def _guarded(self, app: ASGIApp, policy: AccessPolicy) -> ASGIApp:
         """Return the application for a listener."""
-        authenticator = Authenticator(policy, self._people, self._tokens, self._sessions)
+        authenticator = Authenticator(policy, self._people, self._tokens, self._sessions, self._commands)
         return Guard(app, authenticator, self._activity, self._audit)
 
     def _rests(self, actions: Actions) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import select
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from kvmcompose.core.deployment import (
 )
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.picture import TestbedPicture
-from kvmcompose.core.planned import PlanRequest, TestbedPlan
+from kvmcompose.core.planned import PlanDocument, PlanRequest, TestbedPlan
 from kvmcompose.effects.resources import schemas
+from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
@@ -47,6 +48,7 @@ from kvmcompose.server.orchestrator import Orchestrator, Outcome
 from kvmcompose.server.orchestrator.captures import WrongCaptureError
 from kvmcompose.server.orchestrator.picture import Picture
 from kvmcompose.server.people import People
+from kvmcompose.server.project_commands import OwnedProject, ProjectCommands
 from kvmcompose.server.sessions import Sessions
 from kvmcompose.server.settings import ServerSettings
 from kvmcompose.server.sockets import bound_port, tcp_socket, unix_socket
@@ -288,6 +290,29 @@ class Stub(Orchestrator):
             raise RefusedError(f"{deployment.name} is {deployment.state}")
 
 
+class StubCommands(ProjectCommands):
+    """The command line of projects without problems, in which nothing is to be done."""
+
+    async def look(self, project: OwnedProject, words: Sequence[str], stdin: bytes = b"") -> Completed:
+        printed = {
+            "validate": b'{"valid": true, "problems": []}',
+            "why": b"[]",
+            "plan": msgspec.json.encode(
+                PlanDocument(
+                    version=1, project=project.deployment, options=Up(), allow_moves=False, recipes="",
+                    files=(), testbed=None, unseen="nothing is up",
+                )
+            ),
+        }  # fmt: skip
+        return Completed(0, printed[words[0]], b"")
+
+    async def build(
+        self, project: OwnedProject, words: Sequence[str], stdin: bytes = b""
+    ) -> AsyncGenerator[bytes | int | None]:
+        yield b'{"uuid": "00000000-0000-0000-0000-000000000000"}\n'
+        yield 0
+
+
 class StubServer:
     """The server, its Unix socket and its TCP port."""
 
@@ -330,7 +355,7 @@ class StubServer:
             activity=self.activity,
             page_address=lambda: self.tcp,
         )
-        app = create_app(service)
+        app = create_app(service, StubCommands(self.socket))
         unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", self.port)
         self.port = bound_port(tcp)
         tokens, self.sessions = Tokens(self.folder / "state"), Sessions()

@@ -19,7 +19,7 @@ from kvmcompose.core.deployment import NewDeployment
 _EXAMPLES = 25
 schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,
-#: no WebSocket, no testbed.
+#: no WebSocket, no testbed, options beside a plan.
 _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/actions/{uuid}/input",
     "GET /api/deployments/{name}/actions/{uuid}/logs",
@@ -30,6 +30,7 @@ _MORE_THAN_A_SCHEMA = {
     "POST /api/deployments",
     "POST /api/deployments/{name}/plan",
     "POST /api/session",
+    "POST /api/deployments/{name}/project/up",
     "PUT /api/deployments/{name}",
 }
 

@@ -19,15 +19,21 @@ from kvmcompose.server.api import (
     openapi,
     page,
     problems,
+    project_routes,
     routes,
     sessions,
 )
+from kvmcompose.server.api.projects import Projects
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.wire import Reply
+from kvmcompose.server.project_commands import ProjectCommands
 
 
-def create_app(service: Service) -> FastAPI:
-    """Create the application. It authenticates nobody: put a ``Guard`` in front of it."""
+def create_app(service: Service, commands: ProjectCommands) -> FastAPI:
+    """Create the application. It authenticates nobody: put a ``Guard`` in front of it.
+
+    ``commands`` runs the command line in projects.
+    """
     app = FastAPI(
         title="kvm-compose server",
         version=__version__,
@@ -37,6 +43,7 @@ def create_app(service: Service) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.projects = Projects(service, commands)
     app.include_router(routes.router)
     app.include_router(logs.router)
     app.include_router(events.router)
@@ -47,6 +54,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(metrics.router)
     app.include_router(sessions.router)
     app.include_router(page.router)
+    app.include_router(project_routes.router)
     problems.install(app)
 
     async def description(_request: Request) -> Response:

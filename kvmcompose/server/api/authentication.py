@@ -17,6 +17,7 @@ from kvmcompose.server.api.headers import only
 from kvmcompose.server.api.problems import problem
 from kvmcompose.server.audit import ADMINISTRATORS, source_of
 from kvmcompose.server.people import Asker, Peer, People, Person, Role
+from kvmcompose.server.project_commands import ProjectCommands
 from kvmcompose.server.sessions import BrowserSession, Holder, Sessions
 from kvmcompose.server.tokens import Tokens
 
@@ -43,6 +44,7 @@ class Authenticator:
     """Identifies senders on one listener.
 
     ``people`` knows users' roles, ``tokens`` the named tokens, ``sessions`` those of browsers.
+    ``commands`` are those that the server runs itself, which ask on behalf of others.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Authenticator:
         people: People,
         tokens: Tokens | None = None,
         sessions: Sessions | None = None,
+        commands: ProjectCommands | None = None,
     ) -> None:
         self.hosts = policy.hosts
         self.sessions = sessions or Sessions()
         self._token = policy.token.encode() if policy.token is not None else None
         self._people = people
         self._tokens = tokens
+        self._commands = commands
 
     @property
     def knows_peers(self) -> bool:
@@ -121,7 +125,11 @@ class Authenticator:
         peer: Peer | None = scope["state"]["peer"]
         if peer is None:
             return problem(HTTPStatus.FORBIDDEN, "the kernel does not report the user of this connection")
-        return self.admit(scope, Holder(source=source_of(None, peer), uid=peer.uid))
+        refusal = self.admit(scope, Holder(source=source_of(None, peer), uid=peer.uid))
+        wanted_by = self._commands.asker_of(peer) if self._commands is not None else None
+        if wanted_by is not None:
+            scope["kvmcompose.asker"] = _on_behalf(scope["kvmcompose.asker"], wanted_by)
+        return refusal
 
     def _known_session(self, scope: Scope) -> Response | None:
         key = session_key(scope)
@@ -141,6 +149,20 @@ class Authenticator:
 def _is_public(scope: Scope) -> bool:
     path = str(scope["path"])
     return path in _PUBLIC or path.startswith(_ASSETS) or (scope.get("method"), path) == _SIGN_IN
+
+
+def _on_behalf(asker: Asker, wanted_by: Asker) -> Asker:
+    """Return the sender for a command that the server runs: who reads only, changes nothing by it."""
+    read_only = wanted_by.person.role is Role.READ_ONLY
+    role = Role.READ_ONLY if read_only else asker.person.role
+    return msgspec.structs.replace(
+        asker,
+        person=msgspec.structs.replace(asker.person, role=role),
+        token=wanted_by.token,
+        session=wanted_by.session,
+        remark=wanted_by.remark,
+        behalf=wanted_by.name,
+    )
 
 
 def _unauthorized(

@@ -13,6 +13,8 @@ from kvmcompose.server.byte_stream import BegunStream
 
 #: As registered with IANA; of tar archives, as in the Docker Engine API.
 PCAP, TAR = "application/vnd.tcpdump.pcap", "application/x-tar"
+#: JSON documents, one on each line.
+NDJSON = "application/x-ndjson"
 
 log = logging.getLogger(__name__)
 

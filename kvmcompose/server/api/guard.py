@@ -273,7 +273,10 @@ def _largest_body(scope: Scope) -> int:
     """Return the limit for the body of a request, in bytes."""
     if _is_passed_on(scope):
         return limits.ARCHIVE_BYTES
-    return limits.TESTBED_BYTES if str(scope["path"]).endswith("/plan") else limits.BODY_BYTES
+    path = str(scope["path"])
+    if path.endswith(("/plan", "/project/up")):
+        return limits.TESTBED_BYTES
+    return limits.TEXT_BYTES if path.endswith(("/project/file", "/project/check")) else limits.BODY_BYTES
 
 
 def _too_large(most: int) -> ApiError:

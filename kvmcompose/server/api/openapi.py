@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 
 from kvmcompose import __version__
 from kvmcompose.core.access import ConsoleOpened, ConsolePart, GuestAccess, GuestTerminals
+from kvmcompose.core.command_output import CommandEvent
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import (
     Action,
@@ -25,9 +26,19 @@ from kvmcompose.core.deployment import (
     TestbedStatus,
 )
 from kvmcompose.core.deployment_event import DeploymentEvent
+from kvmcompose.core.explained import Explanation
 from kvmcompose.core.picture import TestbedPicture
-from kvmcompose.core.planned import PlanRequest, TestbedPlan
+from kvmcompose.core.planned import PlanDocument, PlanRequest, TestbedPlan
+from kvmcompose.core.project_file import (
+    CheckedFile,
+    NewText,
+    ProjectFile,
+    ProjectOptions,
+    ProjectUp,
+    SavedText,
+)
 from kvmcompose.core.session import LinkUse, NewLink, NewSession, SignedIn, SignIn, SignInLink
+from kvmcompose.server.api.byte_reply import NDJSON
 from kvmcompose.server.api.problems import MEDIA_TYPE
 
 Json = dict[str, Any]
@@ -78,6 +89,15 @@ _TYPES: dict[str, Any] = {
     "console": ConsolePart,
     "terminals": GuestTerminals,
     "console_opened": ConsoleOpened,
+    "project_file": ProjectFile,
+    "saved_text": SavedText,
+    "new_text": NewText,
+    "checked_file": CheckedFile,
+    "project_options": ProjectOptions,
+    "project_plan": PlanDocument,
+    "project_up": ProjectUp,
+    "explained": tuple[Explanation, ...],
+    "command_event": CommandEvent,
     "problem": ProblemDetails,
     "signed-in": SignedIn,
     "sign-in": SignIn,
@@ -92,6 +112,9 @@ _TYPES: dict[str, Any] = {
 
 def _all_schemas() -> tuple[dict[str, Json], Json]:
     found, components = msgspec.json.schema_components(_TYPES.values(), ref_template=_REFERENCE)
+    # a problem of an input; that of a request has had its name since 0.2
+    found, components = _renamed((found, components), "Problem", "InputProblem")
+    components["InputProblem"] = {**components.pop("Problem"), "title": "InputProblem"}
     by_name = dict(zip(_TYPES, found, strict=True))
     # published under this name since 0.2
     components["Problem"] = {**components.pop("ProblemDetails"), "title": "Problem"}
@@ -102,7 +125,17 @@ def _all_schemas() -> tuple[dict[str, Json], Json]:
     by_name["event"] = {"$ref": _REFERENCE.format(name="DeploymentEvent")}
     by_name["health"] = {"anyOf": [by_name["known"], by_name["alive"]]}
     by_name["state"] = {"type": "object", "description": "state.json"}
+    by_name["schema"] = {"type": "object", "description": "a JSON Schema (2020-12)"}
     return by_name, components
+
+
+def _renamed(document: Any, old: str, new: str) -> Any:
+    """Return a document whose references to one schema are to another."""
+    if isinstance(document, dict):
+        return {key: _renamed(value, old, new) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_renamed(each, old, new) for each in document]
+    return _REFERENCE.format(name=new) if document == _REFERENCE.format(name=old) else document
 
 
 #: ``COMPONENTS``: the schemas of all types, by name.
@@ -119,13 +152,15 @@ def described(
     sent: str | None = None,
     messages: str | None = None,
     unchanged: bool = False,
+    lines: bool = False,
 ) -> Json:
     """Return the keywords that describe a route: request and response, by the names above, and errors.
 
     ``also`` is a second status with the same response; ``stream`` is the media type of a response of bytes,
     ``sent`` that of a request of bytes.
     ``unchanged``: it may answer 304.
-    ``messages`` is what a WebSocket sends, for which OpenAPI has no word of its own.
+    ``messages`` is what a WebSocket sends, for which OpenAPI has no word of its own. ``lines``: the response
+    is a stream of such answers, a line each.
     """
     extra: Json = {}
     if body is not None or sent is not None:
@@ -143,7 +178,8 @@ def described(
             if messages is not None:
                 responses[good.value]["x-websocket-message"] = _SCHEMAS[messages]
             if answer is not None:
-                responses[good.value]["content"] = {_JSON: {"schema": _SCHEMAS[answer]}}
+                kind = NDJSON if lines else _JSON
+                responses[good.value]["content"] = {kind: {"schema": _SCHEMAS[answer]}}
             elif stream is not None:
                 responses[good.value]["content"] = {stream: {"schema": _BYTES}}
     if unchanged:

@@ -89,6 +89,7 @@ class RequestAudit:
             token=asker.token if asker else None,
             session=asker.session if asker else None,
             remark=asker.remark if asker else None,
+            behalf=asker.behalf if asker else None,
             deployment=note.deployment if note else None,
             owner=note.owner if note else None,
             folder=short(note.folder) if note and note.folder else None,

@@ -187,6 +187,15 @@ class Service:
         account.set(Account(deployment, owner.uid, ANSWER_SECONDS))
         return await in_thread(project_folder, location, self._roots, asker.person, owner)
 
+    async def project_of(self, asker: Asker, name: str) -> tuple[Deployment, Path, Person]:
+        """Return a deployment that the sender may access, its folder, and the owner, whose folder it is."""
+        deployment = self.own(asker, name)
+        owner = self._owner(deployment)
+        folder = await self._folder(asker, deployment.project_location, owner, name)
+        if str(folder) != deployment.project_location:
+            raise ApiError(HTTPStatus.FORBIDDEN, f"{deployment.project_location} now resolves to {folder}")
+        return deployment, folder, owner
+
     def remove(self, asker: Asker, name: str) -> None:
         """Remove a deployment that is down."""
         deployment = self._own_to_change(asker, name)
