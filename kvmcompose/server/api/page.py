@@ -86,7 +86,8 @@ class Page:
         if seen != self._seen:
             names = [_INDEX]
             if (self._folder / _ASSETS).is_dir():
-                names += [f"{_ASSETS}/{each.name}" for each in (self._folder / _ASSETS).iterdir()]
+                found_assets = (self._folder / _ASSETS).iterdir()
+                names += [f"{_ASSETS}/{each.name}" for each in found_assets if each.is_file()]
             self._files = {each: self._read(each) for each in names if not each.endswith(_GZIP)}
             self._seen = seen
         return self._files.get(name)
@@ -121,7 +122,7 @@ async def get_page(request: Request) -> Response:
     if found is None:
         return Response(
             "The page of kvm-compose is not part of this installation.\n"
-            "In a checkout of its sources, `make` builds it. The API is described in /openapi.json.\n",
+            "In a checkout of its sources, `make page` builds it. The API is described in /openapi.json.\n",
             HTTPStatus.NOT_FOUND,
             media_type="text/plain",
         )
