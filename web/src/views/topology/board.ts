@@ -11,6 +11,8 @@ const MOVE_MS = 450;
 export const LEAST_ZOOM = 0.05;
 export const MOST_ZOOM = 3;
 const STEP = 1.25;
+/** How many elements of a picture are inserted in one frame. */
+const CHUNK = 200;
 /** How far a pointer moves before a click becomes a drag, in pixels. */
 const DRAG = 4;
 
@@ -20,6 +22,15 @@ interface Card {
   state: Element | null;
   label: string;
   mark: Mark | null;
+}
+
+/** The elements of a picture by what they show. */
+interface Index {
+  cards: Map<string, Card>;
+  hosts: Map<string, SVGGElement>;
+  /** A segment has one on each host that has a part of it. */
+  bars: Map<string, SVGGElement[]>;
+  lines: SVGPathElement[];
 }
 
 interface Point {
@@ -37,10 +48,12 @@ export class Board {
   readonly #frame: HTMLElement;
   readonly #events: BoardEvents;
   #svg: SVGSVGElement | null = null;
-  #cards = new Map<string, Card>();
-  #hosts = new Map<string, SVGGElement>();
-  #bars = new Map<string, SVGGElement[]>();
-  #lines: SVGPathElement[] = [];
+  #index: Index = { cards: new Map(), hosts: new Map(), bars: new Map(), lines: [] };
+  /** How often a picture was to be shown: only the last one is. */
+  #shows = 0;
+  #problems: ReadonlyMap<string, string> = new Map();
+  #found: ReadonlySet<string> | null = null;
+  #chosen: [kind: string, name: string] = ["", ""];
   /** What is to be shown, by the names of cards, and which of it was not drawn yet. */
   #wanted = new Map<string, Mark>();
   readonly #dirty = new Set<string>();
@@ -61,29 +74,68 @@ export class Board {
   }
 
   close(): void {
+    this.#shows++;
     cancelAnimationFrame(this.#scheduled);
     for (const stop of this.#stops) stop();
     this.#frame.replaceChildren();
   }
 
-  /** Insert a picture, in place of the last one; cards that are elsewhere now move there. */
-  show(text: string, size: { width: number; height: number }): void {
+  /**
+   * Insert a picture, in place of the last one; cards that are elsewhere now move there.
+   *
+   * A large one is inserted unseen, some elements in each frame, so that the page answers meanwhile.
+   */
+  async show(text: string, size: { width: number; height: number }): Promise<void> {
+    this.#shows++;
+    const own = this.#shows;
     const parsed = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
     if (!(parsed instanceof SVGSVGElement)) return;
+    const isLarge = parsed.children.length > CHUNK && document.visibilityState === "visible";
+    const pause = async () => {
+      if (isLarge) await nextFrame();
+      return own === this.#shows;
+    };
+    if (!(await pause())) return;
     const svg = document.importNode(parsed, true);
-    const before = new Map([...this.#cards].map(([name, card]) => [name, placeOf(card.group)]));
+    if (!(await pause())) return;
+    const next = indexed(svg);
+    for (const [name, card] of next.cards) draw(card, this.#wanted.get(name) ?? null);
+    if (isLarge) {
+      const children = [...svg.children];
+      svg.replaceChildren();
+      svg.classList.add("unseen-picture");
+      this.#frame.append(svg);
+      while (children.length > 0) {
+        svg.append(...children.splice(0, CHUNK));
+        if (!(await pause())) {
+          svg.remove();
+          return;
+        }
+      }
+    }
+    this.#replace(svg, next, size);
+  }
+
+  #replace(svg: SVGSVGElement, next: Index, size: { width: number; height: number }): void {
+    const before = new Map([...this.#index.cards].map(([name, card]) => [name, placeOf(card.group)]));
     const focused = this.#focusedName();
-    this.#index(svg);
-    this.#frame.replaceChildren(svg);
+    if (this.#svg === null) this.#frame.append(svg);
+    else if (svg.isConnected) this.#svg.remove();
+    else this.#svg.replaceWith(svg);
+    svg.classList.remove("unseen-picture");
     this.#svg = svg;
+    this.#index = next;
     const isFirst = this.#size.width === 0;
-    this.#size = { ...size };
-    for (const name of this.#wanted.keys()) this.#dirty.add(name);
+    this.#size = { width: size.width, height: size.height };
+    for (const name of next.cards.keys()) this.#dirty.add(name);
     this.#draw(false);
     if (isFirst || this.#fitted) this.fit();
     else this.#place();
     this.#move(before);
-    if (focused !== null) this.#cards.get(focused)?.group.focus({ preventScroll: true });
+    if (focused !== null) next.cards.get(focused)?.group.focus({ preventScroll: true });
+    this.setHosts(this.#problems);
+    this.setFound(this.#found);
+    this.setChosen(...this.#chosen);
   }
 
   #focusedName(): string | null {
@@ -91,33 +143,10 @@ export class Board {
     return focused !== null && this.#frame.contains(focused) ? focused.getAttribute("data-node") : null;
   }
 
-  #index(svg: SVGSVGElement): void {
-    this.#cards = new Map();
-    this.#hosts = new Map();
-    this.#bars = new Map();
-    this.#lines = [...svg.querySelectorAll<SVGPathElement>("path[data-source]")];
-    for (const group of svg.querySelectorAll<SVGGElement>("g[data-host]")) {
-      this.#hosts.set(group.dataset["host"] ?? "", group);
-    }
-    for (const group of svg.querySelectorAll<SVGGElement>("g[data-node]")) {
-      const name = group.dataset["node"] ?? "";
-      const dot = group.querySelector(".mark");
-      if (dot === null) this.#bars.set(name, [...(this.#bars.get(name) ?? []), group]);
-      const card = {
-        group,
-        dot,
-        state: group.querySelector(".state"),
-        label: group.getAttribute("aria-label") ?? name,
-        mark: null,
-      };
-      if (dot !== null || !this.#cards.has(name)) this.#cards.set(name, card);
-    }
-  }
-
   #move(before: Map<string, Point>): void {
     if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
     const moved: [SVGGElement, Point][] = [];
-    for (const [name, { group }] of this.#cards) {
+    for (const [name, { group }] of this.#index.cards) {
       const from = before.get(name);
       const to = placeOf(group);
       if (from === undefined || (from.x === to.x && from.y === to.y)) continue;
@@ -151,14 +180,10 @@ export class Board {
     this.#scheduled = 0;
     const changed: SVGGElement[] = [];
     for (const name of this.#dirty) {
-      const card = this.#cards.get(name);
-      const mark = this.#wanted.get(name) ?? null;
-      if (card === undefined || card.dot === null) continue;
-      if (card.mark !== null && highlight) changed.push(card.group);
-      card.mark = mark;
-      card.dot.setAttribute("class", mark === null ? "mark" : `mark ${mark.tone}`);
-      if (card.state !== null) card.state.textContent = short(mark?.word ?? "");
-      card.group.setAttribute("aria-label", mark === null ? card.label : `${card.label}: ${mark.word}`);
+      const card = this.#index.cards.get(name);
+      const isNew = card?.mark === null;
+      if (card !== undefined && draw(card, this.#wanted.get(name) ?? null) && highlight && !isNew)
+        changed.push(card.group);
     }
     this.#dirty.clear();
     if (changed.length <= MOST_HIGHLIGHTS) for (const group of changed) flash(group);
@@ -166,7 +191,8 @@ export class Board {
 
   /** Show which hosts do not answer. */
   setHosts(problems: ReadonlyMap<string, string>): void {
-    for (const [name, group] of this.#hosts) {
+    this.#problems = problems;
+    for (const [name, group] of this.#index.hosts) {
       const problem = problems.get(name);
       group.classList.toggle("silent", problem !== undefined);
       group.setAttribute("aria-label", problem === undefined ? `${name} (host)` : problem);
@@ -175,11 +201,13 @@ export class Board {
 
   /** Make everything faint but these nodes; null for nothing. */
   setFound(names: ReadonlySet<string> | null): void {
+    this.#found = names;
     this.#svg?.classList.toggle("filtered", names !== null);
-    for (const [name, { group }] of this.#cards) group.classList.toggle("found", names?.has(name) ?? false);
-    for (const [name, groups] of this.#bars)
+    for (const [name, { group }] of this.#index.cards)
+      group.classList.toggle("found", names?.has(name) ?? false);
+    for (const [name, groups] of this.#index.bars)
       for (const group of groups) group.classList.toggle("found", names?.has(name) ?? false);
-    for (const line of this.#lines) {
+    for (const line of this.#index.lines) {
       const { source = "", target = "" } = line.dataset;
       line.classList.toggle("found", (names?.has(source) || names?.has(target)) ?? false);
     }
@@ -187,11 +215,12 @@ export class Board {
 
   /** Mark what is chosen. */
   setChosen(kind: string, name: string): void {
+    this.#chosen = [kind, name];
     for (const group of this.#svg?.querySelectorAll(".chosen") ?? []) group.classList.remove("chosen");
-    const groups = kind === "host" ? [this.#hosts.get(name)] : this.#bars.get(name);
-    for (const group of groups ?? [this.#cards.get(name)?.group]) group?.classList.add("chosen");
+    const groups = kind === "host" ? [this.#index.hosts.get(name)] : this.#index.bars.get(name);
+    for (const group of groups ?? [this.#index.cards.get(name)?.group]) group?.classList.add("chosen");
     if (kind !== "node") return;
-    for (const line of this.#lines)
+    for (const line of this.#index.lines)
       if (line.dataset["source"] === name || line.dataset["target"] === name) line.classList.add("chosen");
   }
 
@@ -251,7 +280,7 @@ export class Board {
 
   /** Bring a node or host into the middle of the frame, large enough to be read. */
   reveal(kind: string, name: string): void {
-    const group = kind === "host" ? this.#hosts.get(name) : this.#cards.get(name)?.group;
+    const group = kind === "host" ? this.#index.hosts.get(name) : this.#index.cards.get(name)?.group;
     if (group === undefined) return;
     const box = group.getBBox();
     const { clientWidth, clientHeight } = this.#frame;
@@ -371,6 +400,42 @@ export class Board {
     const y = Math.max(0, frame.top + margin - box.top) || Math.min(0, frame.bottom - margin - box.bottom);
     if (x !== 0 || y !== 0) this.#pan(x, y);
   }
+}
+
+function indexed(svg: SVGSVGElement): Index {
+  const index: Index = {
+    cards: new Map(),
+    hosts: new Map(),
+    bars: new Map(),
+    lines: [...svg.querySelectorAll<SVGPathElement>("path[data-source]")],
+  };
+  for (const group of svg.querySelectorAll<SVGGElement>("g[data-host]")) {
+    index.hosts.set(group.dataset["host"] ?? "", group);
+  }
+  for (const group of svg.querySelectorAll<SVGGElement>("g[data-node]")) {
+    const name = group.dataset["node"] ?? "";
+    const dot = group.querySelector(".mark");
+    if (dot === null) index.bars.set(name, [...(index.bars.get(name) ?? []), group]);
+    if (dot === null && index.cards.has(name)) continue;
+    const label = group.getAttribute("aria-label") ?? name;
+    index.cards.set(name, { group, dot, state: group.querySelector(".state"), label, mark: null });
+  }
+  return index;
+}
+
+/** Show a state on a card; returns whether it is another one than before. */
+function draw(card: Card, mark: Mark | null): boolean {
+  const { dot, state, group, label } = card;
+  if (dot === null || (card.mark?.word === mark?.word && card.mark?.tone === mark?.tone)) return false;
+  card.mark = mark;
+  dot.setAttribute("class", mark === null ? "mark" : `mark ${mark.tone}`);
+  if (state !== null) state.textContent = short(mark?.word ?? "");
+  group.setAttribute("aria-label", mark === null ? label : `${label}: ${mark.word}`);
+  return true;
+}
+
+function nextFrame(): Promise<void> {
+  return new Promise((resolve) => requestAnimationFrame(() => resolve()));
 }
 
 function limited(zoom: number): number {

@@ -235,7 +235,7 @@ function Picture({ picture, states, found, chosen, choose }: PictureProps) {
   }, []);
   const drawn = useRef<TestbedPicture | null>(null);
   useEffect(() => {
-    if (drawn.current !== picture) board.current?.show(picture.svg, picture);
+    if (drawn.current !== picture) void board.current?.show(picture.svg, picture);
     drawn.current = picture;
     board.current?.setStates(withStacks(picture, states.guests.peek()));
     board.current?.setHosts(states.hosts.peek());

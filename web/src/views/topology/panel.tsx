@@ -7,6 +7,7 @@ import { linkTo } from "../../shell/router";
 import { Badge } from "../../shell/state";
 import type { Testbed } from "../../testbed";
 import type { Action, Fault, PictureNode, TestbedPicture } from "../../types";
+import { GuestActions } from "../guest/actions";
 import { around, isGuest, onHost, type Surroundings, summary } from "./graph";
 import type { States } from "./states";
 
@@ -104,6 +105,7 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
         <p key={line}>{line}</p>
       ))}
       <Faults testbed={testbed} about={(fault) => fault.guest === node.name} />
+      {guest !== undefined && <GuestActions testbed={testbed} guest={guest} />}
       <div class="actions">
         <a href={linkTo(testbed.name, "guests", node.name)}>Console, charts and more</a>
       </div>

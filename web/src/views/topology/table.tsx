@@ -1,7 +1,7 @@
 /** The guests as a table: for screen readers, for phones, and for those who rather read. */
 
 import type { ReadonlySignal } from "@preact/signals";
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import type { Mark } from "../../marks";
 import { linkTo } from "../../shell/router";
 import { Badge } from "../../shell/state";
@@ -10,6 +10,8 @@ import { compare } from "./graph";
 import type { Chosen } from "./panel";
 
 const COLUMNS = { name: "Guest", state: "State", host: "Host", address: "Addresses" };
+/** How many rows are added in one frame. */
+const ROWS = 80;
 type Column = keyof typeof COLUMNS;
 
 interface Props {
@@ -33,6 +35,7 @@ export function GuestTable({ lab, nodes, states, choose }: Props) {
   const sorted = [...nodes].sort(
     (one, other) => (by.down ? -1 : 1) * (compare(key(one), key(other)) || compare(one.name, other.name)),
   );
+  const rows = useMore(sorted.length);
   const sort = (column: Column) => setBy({ column, down: by.column === column && !by.down });
   return (
     <div class="guests">
@@ -56,7 +59,7 @@ export function GuestTable({ lab, nodes, states, choose }: Props) {
           </tr>
         </thead>
         <tbody>
-          {sorted.map((node) => (
+          {sorted.slice(0, rows).map((node) => (
             <Row key={node.name} lab={lab} node={node} mark={shown.get(node.name)} choose={choose} />
           ))}
         </tbody>
@@ -64,6 +67,17 @@ export function GuestTable({ lab, nodes, states, choose }: Props) {
       {sorted.length === 0 && <p class="quiet">No guest is as asked for.</p>}
     </div>
   );
+}
+
+/** Return how many of many rows are shown: more in each frame, so that the page answers meanwhile. */
+function useMore(all: number): number {
+  const [shown, setShown] = useState(ROWS);
+  useEffect(() => {
+    if (shown >= all) return;
+    const frame = requestAnimationFrame(() => setShown(shown + ROWS));
+    return () => cancelAnimationFrame(frame);
+  }, [shown, all]);
+  return shown;
 }
 
 function addressesOf(node: PictureNode): string {

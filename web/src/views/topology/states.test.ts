@@ -1,0 +1,78 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { signal } from "@preact/signals";
+import type { ActionLog, NumberedStep } from "../../testbed";
+import type { Action, GuestStatus } from "../../types";
+import { busyGuests, differencesOf, doing, shownState } from "./states";
+
+function status(more: Partial<GuestStatus>): GuestStatus {
+  return { state: "running", health: null, asked: null, reason: null, ...more } as GuestStatus;
+}
+
+function log(command: string, options: Record<string, unknown>, steps: Partial<NumberedStep>[]): ActionLog {
+  const action = signal({ command, options, state: "running" } as Action);
+  const numbered = steps.map((step, id) => [id, { id, ...step } as NumberedStep] as const);
+  return {
+    uuid: "u",
+    action,
+    version: signal(0),
+    steps: new Map(numbered),
+    lines: [],
+    droppedLines: 0,
+    resources: [],
+  };
+}
+
+test("a guest is shown as it is, or as an action changes it", () => {
+  const isWanted = true;
+  assert.deepEqual(shownState(status({}), { isWanted }), { tone: "good", word: "running" });
+  const starting = shownState(status({ state: "absent" }), { isWanted, busy: "starting" });
+  assert.deepEqual(starting, { tone: "busy", word: "starting" });
+  assert.equal(shownState(status({}), { isWanted, busy: "starting" }).word, "setting up");
+  assert.deepEqual(shownState(status({}), { isWanted, busy: "stopping" }), {
+    tone: "busy",
+    word: "stopping",
+  });
+});
+
+test("a difference makes a guest that runs degraded, and hides nothing that is worse", () => {
+  const about = { isWanted: true, drift: "guest a: memory" };
+  assert.deepEqual(shownState(status({}), about), { tone: "bad", word: "degraded" });
+  assert.equal(shownState(status({ state: "crashed" }), about).word, "crashed");
+  assert.equal(shownState(status({ health: "unhealthy" }), about).word, "unhealthy");
+});
+
+test("a guest that is not there is no fault while nothing is to be up", () => {
+  assert.equal(shownState(status({ state: "absent" }), { isWanted: false }).tone, "off");
+  assert.equal(shownState(status({ state: "absent" }), { isWanted: true }).tone, "bad");
+});
+
+test("running steps say what is done with their guests", () => {
+  const up = log("up", {}, [
+    { state: "running", guest: "a" },
+    { state: "done", guest: "b" },
+    { state: "running", guest: null },
+  ]);
+  const pause = log("power", { verb: "pause" }, [{ state: "running", guest: "c" }]);
+  assert.deepEqual(
+    [...busyGuests([up, pause])],
+    [
+      ["a", "starting"],
+      ["c", "pausing"],
+    ],
+  );
+  up.action.value = { ...up.action.value, state: "succeeded" } as Action;
+  assert.deepEqual([...busyGuests([up])], []);
+  assert.equal(doing(null), "busy");
+});
+
+test("differences are found by what they are of", () => {
+  const lines = [
+    "guest web: memory_mb: 128 -> 256",
+    "guest web is out of date: x",
+    "host beta: no route",
+    "bridge br0: x",
+  ];
+  assert.deepEqual([...differencesOf("guest", lines)], [["web", `${lines[0]}\n${lines[1]}`]]);
+  assert.deepEqual([...differencesOf("host", lines)], [["beta", "host beta: no route"]]);
+});
