@@ -15,7 +15,7 @@ help: ## list the targets (the default)
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 .PHONY: demo
-demo: page | test-packages ## bring a testbed of three hosts up, draw it, change it while it runs, prove what it connects
+demo: page | hosts-packages ## bring a testbed of three hosts up, draw it, change it while it runs, prove what it connects
 	scripts/demo
 
 .PHONY: test
@@ -31,7 +31,7 @@ test-long: page | test-packages ## run the random tests alone, with many more ex
 N ?= 3
 SHELL_COMMAND ?= bash
 .PHONY: hosts hosts-down hosts-shell
-hosts: page | test-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
+hosts: page | hosts-packages ## start N test hosts on this machine (make hosts N=3), for manual tests
 	@# the hosts have no network: the image of the examples is built before
 	@$(VENV)/bin/kvm-compose --quiet cloud-images build micro || \
 		echo "the image 'micro' is not here: build it outside the hosts, $(VENV)/bin/kvm-compose cloud-images build micro"
@@ -134,10 +134,12 @@ clean: ## remove built and cached files, but not .venv
 	find kvmcompose microimage tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv
 
-.PHONY: base-packages test-packages bench-packages
+.PHONY: base-packages hosts-packages test-packages bench-packages
 base-packages:
 	@scripts/system-packages base
-test-packages: | base-packages # apt serves one at a time
+hosts-packages: | base-packages # apt serves one at a time
+	@scripts/system-packages hosts
+test-packages: | base-packages
 	@scripts/system-packages test
 bench-packages:
 	@scripts/system-packages bench

@@ -2,9 +2,10 @@
 // node build.ts FOLDER --tests.
 //
 // What index.html names in src/ is bundled into assets/, with a digest of its content in each name, so that a browser
-// can keep it for ever. Equal sources give equal bytes. Beside each file is its gzip, and LICENSES has the licences of
-// all libraries that are in the bundle.
+// can keep it for ever. Equal sources give equal bytes. Beside each file is its gzip, and the page links a file with the
+// licences of all libraries that are in the bundle, which goes where the page goes.
 
+import { createHash } from "node:crypto";
 import { existsSync, globSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
 import { parseArgs } from "node:util";
@@ -31,7 +32,7 @@ function entryPoints(template: string): string[] {
 }
 
 /** index.html with the names of what was built, and what the page needs first. */
-function indexPage(template: string, outputs: Record<string, Output>): string {
+function indexPage(template: string, outputs: Record<string, Output>, licencesFile: string): string {
   const built = new Map<string, string>();
   for (const [path, output] of Object.entries(outputs)) {
     if (output.entryPoint) {
@@ -67,6 +68,7 @@ function indexPage(template: string, outputs: Record<string, Output>): string {
   }
   const own = new Set(entries.map((entry) => built.get(entry)));
   const links = [
+    `<link rel="license" href="${licencesFile}" />`,
     ...[...styles].sort().map((path) => `<link rel="stylesheet" href="${path}" />`),
     ...[...first]
       .filter((path) => path.endsWith(".js") && !own.has(path))
@@ -140,8 +142,11 @@ function pageFiles(result: esbuild.BuildResult<{ metafile: true; write: false }>
       files.set(name, contents);
     }
   }
-  files.set("index.html", Buffer.from(indexPage(template, outputs)));
-  files.set("LICENSES", Buffer.from(licences(Object.keys(inputs))));
+  const texts = Buffer.from(licences(Object.keys(inputs)));
+  const named = `assets/licences-${createHash("sha256").update(texts).digest("hex").slice(0, 8)}.txt`;
+  files.set(named, texts);
+  // the last one: the server reads the others when it changes
+  files.set("index.html", Buffer.from(indexPage(template, outputs, named)));
   return files;
 }
 
@@ -193,7 +198,7 @@ const options = {
   splitting: true,
   target: "es2022",
   charset: "utf8",
-  legalComments: "none", // LICENSES has them
+  legalComments: "none", // they are in the file of licences
   loader: { ".svg": "copy" },
   minify: !values.watch,
   sourcemap: values.watch ? "linked" : false,

@@ -14,7 +14,6 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +52,8 @@ def main(arguments: list[str]) -> int:
     except PageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except KeyboardInterrupt:  # the end of `make page-watch`
+        return 130
     print(__doc__, file=sys.stderr)  # noqa: T201
     return 2
 
@@ -70,7 +71,9 @@ def build() -> None:
             built = Path(folder) / "web"
             _run([_node(), "build.ts", built], environment, "the page (web/) cannot be built")
             (built / BUILT_FROM.name).write_text(wanted + "\n")
-            shutil.rmtree(PAGE, ignore_errors=True)
+            # a server that runs from the checkout misses it for an instant only
+            if PAGE.exists():
+                PAGE.rename(Path(folder) / "old")
             built.rename(PAGE)
 
 
@@ -131,7 +134,8 @@ def _with_libraries() -> dict[str, str]:
     lock = hashlib.sha256((SOURCES / "package-lock.json").read_bytes()).hexdigest()
     if not INSTALLED_BY.is_file() or INSTALLED_BY.read_text().strip() != lock:
         _run(
-            [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress"],
+            # esbuild, too, whatever NODE_ENV is; it comes as an optional package for this machine
+            [*_npm(), "ci", "--include=dev", "--include=optional", "--ignore-scripts", "--no-progress"],
             environment,
             "the libraries of web/package-lock.json cannot be installed; npm must reach a registry",
         )
