@@ -104,9 +104,9 @@ async def _run(words: list[str], writer: asyncio.StreamWriter) -> None:
                 await writer.drain()
         case ["echo", *said]:
             writer.write(" ".join(said).encode() + b"\r\n")
-        case ["hostile"]:  # what a terminal must not obey: clipboard, title, a link, questions
+        case ["hostile"]:  # what a terminal must not obey: clipboard, title, a link; questions, and a colour
             writer.write(b"\x1b]52;c;aGFja2Vk\x07\x1b]0;hacked\x07\x1b]8;;https://hacked.invalid\x1b\\link")
-            writer.write(b"\x1b]8;;\x1b\\\x1b[c\x1b[6n\x1b[21t\r\n")
+            writer.write(b"\x1b]8;;\x1b\\\x1b[c\x1b[6n\x1b[21t\x1b[38;2;200;30;40mred\x1b[0m\r\n")
         case []:
             pass
         case _:

@@ -13,6 +13,11 @@ export interface Series {
 
 const HEIGHT = 130;
 
+/** Return the time of day of a moment in seconds since the epoch. */
+function clock(time: number): string {
+  return new Date(time * 1000).toLocaleTimeString();
+}
+
 export class Chart {
   readonly #parent: HTMLElement;
   readonly #series: readonly Series[];
@@ -69,7 +74,7 @@ export class Chart {
         cursor: { show: false },
         scales: { y: { range: (_plot, _least, most) => [0, Math.max(most * 1.15, 0.1)] } },
         axes: [
-          { ...axis, space: 90 },
+          { ...axis, space: 110, values: (_plot, times) => times.map(clock) },
           { ...axis, size: 64, values: (_plot, values) => values.map((each) => words(each)) },
         ],
         series: [

@@ -1,6 +1,6 @@
 /** The serial console of a guest. */
 
-import { useSignal, useSignalEffect } from "@preact/signals";
+import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { pathOf } from "../../api";
 import { confirm } from "../../shell/dialog";
@@ -62,10 +62,10 @@ export function Console({ testbed, guest, outputOnly }: Props) {
   }, [testbed, guest, outputOnly]);
 
   // a guest that has come on takes input now
+  const on = useComputed(() => isOn(guest.status.value));
   useSignalEffect(() => {
-    const on = isOn(guest.status.value);
     const now = opened.peek();
-    if (on && now !== null && !now.input && !now.taken && !outputOnly) terminal.current?.connect();
+    if (on.value && now !== null && !now.input && !now.taken) terminal.current?.connect();
   });
 
   const take = async () => {

@@ -16,28 +16,21 @@ export function Figures({ guest }: { guest: Guest }) {
   const { memory_mb: resident, used_mb: used } = last;
   return (
     <div class="figures">
-      <Figure
-        title="CPU"
-        samples={samples}
-        series={CPU}
-        words={
-          last.cpu === null
-            ? "not known"
-            : `${share(last.cpu)} of one CPU, at most ${share(Math.max(...cpu))} in ${span}`
-        }
-      />
-      <Figure
-        title="Memory"
-        samples={samples}
-        series={MEMORY}
-        words={[
-          used === null ? "" : `${memory(used)} used in the guest`,
-          resident === null ? "" : `${memory(resident)} on its host`,
-          given === null ? "" : `${memory(given)} given`,
-        ]
-          .filter((each) => each !== "")
-          .join(", ")}
-      />
+      <Figure title="CPU" samples={samples} series={CPU}>
+        {last.cpu === null
+          ? []
+          : [
+              { tone: "new", text: `${share(last.cpu)} of one CPU` },
+              { tone: "", text: `at most ${share(Math.max(...cpu))} in ${span}` },
+            ]}
+      </Figure>
+      <Figure title="Memory" samples={samples} series={MEMORY}>
+        {[
+          ...(used === null ? [] : [{ tone: "good", text: `${memory(used)} used in the guest` }]),
+          ...(resident === null ? [] : [{ tone: "new", text: `${memory(resident)} on its host` }]),
+          ...(given === null ? [] : [{ tone: "", text: `${memory(given)} given` }]),
+        ]}
+      </Figure>
     </div>
   );
 }
@@ -54,10 +47,11 @@ interface Props {
   title: string;
   samples: readonly Sample[];
   series: readonly Series[];
-  words: string;
+  /** The newest figures in words, those of a line in its colour. */
+  children: readonly { tone: string; text: string }[];
 }
 
-function Figure({ title, samples, series, words }: Props) {
+function Figure({ title, samples, series, children: words }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const chart = useRef<Chart | null>(null);
   const newest = useRef(samples);
@@ -79,9 +73,19 @@ function Figure({ title, samples, series, words }: Props) {
   return (
     <figure>
       <figcaption>
-        <strong>{title}</strong> {words}
+        <strong>{title}</strong>
+        {words.map(({ tone, text }) => (
+          <span key={text} class={tone}>
+            {text}
+          </span>
+        ))}
       </figcaption>
-      <div class="chart" role="img" aria-label={`${title}: ${words}`} ref={place} />
+      <div
+        class="chart"
+        role="img"
+        aria-label={`${title}: ${words.map((each) => each.text).join(", ")}`}
+        ref={place}
+      />
     </figure>
   );
 }

@@ -3,8 +3,8 @@
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
 import { openSocket } from "../../api";
+import { avoidInlineStyles } from "./inline_styles";
 import { isWayOut } from "./keys";
-import { policedDocument } from "./policed_document";
 import { messages } from "./words";
 
 /** How much the server may send beyond what the terminal has taken, and how often it hears of that, in bytes. */
@@ -51,15 +51,16 @@ export class GuestTerminal {
 
   /** `path` is that of the console in the API; `lines`: what it prints are lines that end with LF alone. */
   constructor(parent: HTMLElement, path: string, label: string, lines: boolean, user: ConsoleUser) {
+    avoidInlineStyles();
     this.#path = path;
     this.#user = user;
     this.#terminal = new Terminal({
-      documentOverride: policedDocument(),
       convertEol: lines,
       cursorBlink: false,
       disableStdin: true,
       fontFamily: 'ui-monospace, "DejaVu Sans Mono", monospace',
       fontSize: 14,
+      minimumContrastRatio: 4.5,
       screenReaderMode: false,
       scrollback: SCROLLBACK_LINES,
       theme: theme(),

@@ -1,26 +1,20 @@
 /**
- * A document for xterm.js under a content security policy without inline styles.
+ * xterm.js under a content security policy without inline styles.
  *
  * xterm.js adds <style> elements and sets attributes `style`, and the policy forbids both. The same rules in
- * constructed style sheets, and the same declarations through CSSOM, are allowed.
+ * constructed style sheets, and the same declarations through CSSOM, are allowed. So the document makes elements that
+ * do it this way. xterm.js has an option for that, `documentOverride`, which it does not use everywhere (6.0).
  */
 
-/** Return a document that makes such elements, and is the page's otherwise. */
-export function policedDocument(): Document {
-  return new Proxy(document, {
-    get(target, property) {
-      if (property === "createElement") return createElement;
-      const value: unknown = Reflect.get(target, property, target);
-      return typeof value === "function" ? value.bind(target) : value;
-    },
-    set: (target, property, value) => Reflect.set(target, property, value, target),
-  });
+/** Have the document make such elements from now on; others are as before. */
+export function avoidInlineStyles(): void {
+  document.createElement = createElement as Document["createElement"];
 }
 
-function createElement(name: string): HTMLElement {
+function createElement(this: Document, name: string, options?: ElementCreationOptions): HTMLElement {
   if (name === "style") return sheetElement();
-  const element = document.createElement(name);
-  element.setAttribute = setAttribute;
+  const element: HTMLElement = Document.prototype.createElement.call(document, name, options);
+  if (name === "span") element.setAttribute = setAttribute;
   return element;
 }
 
