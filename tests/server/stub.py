@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection,
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -137,7 +138,8 @@ class Stub(Orchestrator):
         empty = TestbedPicture(
             hosts=(), nodes=(), edges=(), stacks=(), width=24, height=24, svg="<svg></svg>"
         )
-        return Picture("-".join(["tag", *opened]), msgspec.json.encode(empty))
+        names = [quote(each, safe="@/,") for each in opened]
+        return Picture("-".join(["tag", *names]), msgspec.json.encode(empty))
 
     async def access(self, deployment: Deployment) -> list[GuestAccess]:
         return []

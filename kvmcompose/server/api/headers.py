@@ -24,3 +24,9 @@ def host_parts(host: str) -> tuple[str, str]:
     if found is None:
         return "", ""
     return (found.group(1) or found.group(2) or "").lower(), found.group(3) or ""
+
+
+def matches(if_none_match: str | None, tag: str) -> bool:
+    """Return whether a client knows what has an entity tag (RFC 9110, section 13.1.2)."""
+    known = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    return tag in known or "*" in known

@@ -18,6 +18,7 @@ from starlette.responses import Response
 import kvmcompose
 from kvmcompose.effects.opening import open_regular, read_descriptor
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.server.api.headers import matches
 from kvmcompose.server.api.problems import problem
 
 _FOLDER = Path(kvmcompose.__file__).parent / "web"
@@ -142,8 +143,7 @@ def _answer(request: Request, file: _File, caching: str) -> Response:
     packed = file.compressed is not None and _takes_gzip(request.headers.get("accept-encoding", ""))
     tag = f'"{file.digest}{"-gzip" if packed else ""}"'
     headers = {**_HEADERS, "Cache-Control": caching, "ETag": tag}
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
+    if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     if packed:
         headers["Content-Encoding"] = "gzip"

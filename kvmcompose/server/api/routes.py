@@ -24,6 +24,7 @@ from kvmcompose.core.planned import PlanRequest
 from kvmcompose.server.api.byte_reply import PCAP, ByteReply
 from kvmcompose.server.api.event_reader import Wanted
 from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
+from kvmcompose.server.api.headers import matches
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
@@ -166,8 +167,7 @@ async def get_topology(
     picture = await service.orchestrator.picture(service.own(who, name), opened or ())
     tag = f'"{picture.tag}"'
     headers = {"ETag": tag}
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
-    if tag in known:
+    if matches(request.headers.get("if-none-match"), tag):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     return Response(picture.content, headers=headers, media_type=Reply.media_type)
 

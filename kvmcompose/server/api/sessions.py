@@ -189,11 +189,13 @@ def _check_user(scope: Scope, link: OneTimeLink) -> None:
 
     The address that a browser is started with can be read by all users of its machine, while it starts.
     """
-    ends = endpoint(*scope["client"]), endpoint(*scope["server"])
-    if link.user is None or not ends[0].address.is_loopback:
+    if link.user is None:
         return
+    ends = endpoint(*scope["client"]), endpoint(*scope["server"])
     owners = {each.uid for each in tcp_sockets() if (each.local, each.remote) == ends}
-    if not owners or owners - {0, link.user}:  # root is a forwarded port, for example
+    if not owners and not ends[0].address.is_loopback:  # it is on another machine
+        return
+    if not owners or owners - {0, link.user}:  # root's is a forwarded port, for example
         raise ApiError(
             HTTPStatus.FORBIDDEN,
             "this link is for a browser of another user of this machine",
