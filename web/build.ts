@@ -135,7 +135,12 @@ function pageFiles(result: esbuild.BuildResult<{ metafile: true; write: false }>
   const { inputs, outputs } = result.metafile;
   const files: Files = new Map();
   // The styles of all views are in the bundle of main.tsx: esbuild loads none at a dynamic import.
-  const wanted = new Set(Object.values(outputs).flatMap((output) => output.cssBundle ?? []));
+  const entries = new Set(entryPoints(template));
+  const wanted = new Set(
+    Object.values(outputs).flatMap(({ entryPoint, cssBundle }) =>
+      cssBundle && entries.has(entryPoint ?? "") ? [cssBundle] : [],
+    ),
+  );
   for (const { path, contents } of result.outputFiles) {
     const name = relative(folder, path);
     if (!name.endsWith(".css") || wanted.has(name)) {

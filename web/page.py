@@ -137,7 +137,8 @@ def _with_libraries() -> dict[str, str]:
             # esbuild, too, whatever NODE_ENV is; it comes as an optional package for this machine
             [*_npm(), "ci", "--include=dev", "--include=optional", "--ignore-scripts", "--no-progress"],
             environment,
-            "the libraries of web/package-lock.json cannot be installed; npm must reach a registry",
+            "the libraries of web/package-lock.json cannot be installed; npm must reach a registry\n"
+            "hint: an sdist has the page in it; pip install --editable does without",
         )
         INSTALLED_BY.write_text(lock + "\n")
     return environment

@@ -88,6 +88,8 @@ def test_the_first_page_is_small() -> None:
     named = re.findall(r'(?:src|href)="(assets/[^"]+(?<!txt))"', (PAGE / "index.html").read_text())
     assert any(name.endswith(".js") for name in named)
     assert any(name.endswith(".css") for name in named)
+    # no others are ever loaded: the styles of all views are in it
+    assert [f"assets/{path.name}" for path in PAGE.rglob("*.css")] == [n for n in named if n.endswith(".css")]
     sent = {name: (PAGE / f"{name}.gz").stat().st_size for name in ["index.html", *named]}
     assert sum(sent.values()) <= FIRST_PAGE, sent
 
