@@ -12,6 +12,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.api.problems import details_of
 from kvmcompose.server.api.streaming import text_frame
 from kvmcompose.server.clock import now
+from kvmcompose.server.event_channel import Channel
 from kvmcompose.server.guest_watch import GuestWatch
 from kvmcompose.server.store import Store
 
@@ -43,12 +44,13 @@ class EventParts:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._parts: OrderedDict[tuple[str, str | None, int], StreamPart] = OrderedDict()
+        # by channel: another deployment of the same name, perhaps of another user, has one of its own
+        self._parts: OrderedDict[tuple[Channel, str | None, int], StreamPart] = OrderedDict()
         self._reports: WeakKeyDictionary[GuestWatch, _Report] = WeakKeyDictionary()
 
     def after(self, name: str, number: int, action: str | None) -> StreamPart:
         """Return events of a deployment, or of one action, after a number: some of them, ask again."""
-        key, last = (name, action, number), self._store.last_number(name)
+        key, last = (self._store.channel(name), action, number), self._store.last_number(name)
         part = self._parts.get(key)
         if part is None or not (part.frames or part.last == last):
             dropped = self._store.dropped(name, action)

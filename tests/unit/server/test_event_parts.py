@@ -1,0 +1,27 @@
+"""Parts of the streams of events that readers share."""
+
+from __future__ import annotations
+
+from kvmcompose.core.commands import Down
+from kvmcompose.core.deployment import ActionState, Level, NewDeployment
+from kvmcompose.server.api.event_parts import EventParts
+from kvmcompose.server.people import Person, Role
+from kvmcompose.server.store import Store
+
+
+def test_a_deployment_of_the_same_name_shows_nothing_of_the_one_before() -> None:
+    store = Store(None)
+    parts = EventParts(store)
+    store.put_deployment(NewDeployment("lab", "/one"), Person(name="one", role=Role.USER, uid=1001))
+    action = store.begin_action("lab", Down(), None, exclusive=True)
+    store.append(action.uuid, Level.INFO, "the password of one")
+    store.end_action(action.uuid, ActionState.SUCCEEDED)
+    before = parts.after("lab", 0, None)
+    assert b"the password of one" in before.frames
+    assert parts.after("lab", 0, None) is before
+
+    store.remove_deployment("lab")
+    store.put_deployment(NewDeployment("lab", "/other"), Person(name="other", role=Role.USER, uid=1002))
+    found = parts.after("lab", 0, None)
+    assert found.frames == b""
+    assert found.dropped == before.up_to  # the reader is told that there were others
