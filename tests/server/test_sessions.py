@@ -141,6 +141,7 @@ def test_a_websocket_needs_cookie_key_and_origin(shared_stub: StubServer) -> Non
         {"Sec_Fetch_Site": "cross-site"},
         {"Origin": "http://127.0.0.1:1"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Host": "rebound.example", "Origin": None},
     ],
 )

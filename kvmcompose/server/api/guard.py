@@ -165,7 +165,7 @@ class Guard:
                 hint="use the address that it listens on",
             )
         origin = only(scope["headers"], b"origin", default="")
-        if origin is None or (origin and urlsplit(origin).netloc.lower() != host.lower()):
+        if origin is None or (origin and _place(origin) != host.lower()):
             return problem(HTTPStatus.FORBIDDEN, "cross-origin request rejected")
         if is_foreign(scope) and scope["path"] != _PAGE:
             return problem(HTTPStatus.FORBIDDEN, "request of another site's page rejected")
@@ -264,6 +264,14 @@ class _Exchange:
                 await self._send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": reason})
 
 
+def _place(origin: str) -> str | None:
+    """Return the host and port of an origin in lower case; None for what is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _is_passed_on(scope: Scope) -> bool:
     """Return whether the body of a request goes to a guest piece by piece, and is never kept."""
     return scope.get("method") == "PUT" and _FILES.fullmatch(str(scope["path"])) is not None
@@ -274,7 +282,7 @@ def _largest_body(scope: Scope) -> int:
     if _is_passed_on(scope):
         return limits.ARCHIVE_BYTES
     path = str(scope["path"])
-    if path.endswith(("/plan", "/project/up")):
+    if path.endswith(("/plan", "/project/up")) and not path.endswith("/project/plan"):
         return limits.TESTBED_BYTES
     return limits.TEXT_BYTES if path.endswith(("/project/file", "/project/check")) else limits.BODY_BYTES
 
