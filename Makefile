@@ -50,10 +50,11 @@ hosts-down: ## stop the test hosts and everything in them
 	@PYTHONPATH=tests $(RUN) hosts down
 
 .PHONY: bench
-bench: $(READY) .cache/snakemake/bin/snakemake | bench-packages ## compare with ninja, make and doit, and measure large testbeds; writes docs/benchmarks*.md
+bench: page .cache/snakemake/bin/snakemake | bench-packages ## compare with ninja, make and doit, and measure large testbeds; writes docs/benchmarks*.md
 	$(RUN) pip install --quiet --disable-pip-version-check -r requirements/bench.txt
 	$(VENV)/bin/python scripts/bench
 	$(VENV)/bin/python scripts/bench-testbeds
+	$(VENV)/bin/python scripts/bench-page
 	$(VENV)/bin/python scripts/bench-guests
 	$(VENV)/bin/python scripts/bench-containers
 	$(VENV)/bin/python scripts/bench-ovn

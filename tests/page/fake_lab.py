@@ -158,8 +158,8 @@ class FakeLab(StubServer):
 
     def link(self, place: str = "") -> str:
         """Return a one-time link, as ``kvm-compose ui`` makes it, to a place: ``lab``, ``lab/file``."""
-        address = json.loads(self.client()._ask("POST", "/api/links", body={}))["address"]
-        return f"{address}&lab={place}" if place else str(address)
+        address = self.client().make_link().address
+        return f"{address}&lab={place}" if place else address
 
     def token(self, role: Role) -> str:
         """Return a token of a user with this role, whose are all deployments of root."""

@@ -26,7 +26,7 @@ AXE = Path(__file__).resolve().parents[2] / "web/node_modules/axe-core/axe.min.j
 #: What chromium says in the console where a request or a WebSocket fails, which no page can prevent.
 LOST_CONNECTION = r"(WebSocket connection to .* failed|net::ERR_(CONNECTION|EMPTY_RESPONSE|NETWORK))"
 
-_OBSERVER = """
+OBSERVER = """
 window.longTasks = [];
 new PerformanceObserver((list) => {
   for (const {startTime, duration} of list.getEntries()) window.longTasks.push([startTime, duration]);
@@ -68,7 +68,7 @@ class Visitor:
         self.expected: list[str] = []
         self.responses: list[Response] = []
         context.set_default_timeout(20_000)
-        context.add_init_script(_OBSERVER)
+        context.add_init_script(OBSERVER)
         context.on("request", self._request)
         context.on("response", self._response)
         context.on("console", self._console)
