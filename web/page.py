@@ -107,7 +107,7 @@ def _sources(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _sources(path)
-        elif not path.name.endswith((".test.ts", "~")):
+        elif not path.name.endswith((".test.ts", ".test.tsx", "~")):
             yield path
 
 
