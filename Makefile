@@ -20,8 +20,13 @@ demo: page | hosts-packages ## bring a testbed of three hosts up, draw it, chang
 
 .PHONY: test
 test: ## check, then run every test, those against real libvirt, QEMU and OVS too
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target page check test-packages
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target page check test-packages compiled-tests
 	scripts/test
+
+# else each of the processes of scripts/test would compile all tests, all of them at the same time
+.PHONY: compiled-tests
+compiled-tests: $(READY)
+	@env -u PYTHONDONTWRITEBYTECODE $(RUN) pytest --collect-only --quiet -p no:cacheprovider >/dev/null || true
 
 .PHONY: test-long
 test-long: page | test-packages ## run the random tests alone, with many more examples, and those of many minutes
