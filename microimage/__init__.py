@@ -58,6 +58,8 @@ _OPTIONS = (
     " mitigations=off nokaslr no5lvl lsm=capability init_on_alloc=0 audit=0 cryptomgr.notests edd=off"
     # no AVX, whose registers every change from one process to another would save and load
     " noxsave"
+    # nor are the locks of several processors patched out, thousands of places one by one; they cost nothing
+    " noreplace-smp"
     # on an overloaded host timer interrupts arrive late: Linux would consider the timer broken and panic, or
     # calibrate the local APIC timer wrongly
     " no_timer_check nolapic_timer panic=1"
