@@ -199,9 +199,11 @@ class _Scheduling(LoadScopeScheduling):
         return nodeid.partition("::")[0] if nodeid.startswith(_TOGETHER) else nodeid
 
     def _reschedule(self, node: WorkerController) -> None:
-        if self.workqueue and self._next(node) is None:
+        scope = self._next(node)
+        if self.workqueue and scope is None:
             node.shutdown()  # when it has done what it has
-        else:
+        # a file not before it is due: another process may be free sooner than two tests of minutes are done
+        elif not (scope or "").startswith(_TOGETHER) or self._pending_of(self.assigned_work[node]) <= 1:
             super()._reschedule(node)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
@@ -211,10 +213,14 @@ class _Scheduling(LoadScopeScheduling):
             super()._assign_work_unit(node)
 
     def _next(self, node: WorkerController) -> str | None:
-        other = next((scope for scope in self.workqueue if not scope.startswith(_GUESTS)), None)
+        other = next((scope for scope in self.workqueue if not _boots_guests(scope)), None)
         if node in self.nodes[: 3 if other is None else 2]:
             return next(iter(self.workqueue), None)
         return other
+
+
+def _boots_guests(scope: str) -> bool:
+    return scope.startswith(_GUESTS) and scope not in _WITHOUT_GUESTS
 
 
 #: Whose tests share hosts and guests, built packages, schemas of other programs, a browser.
@@ -227,15 +233,31 @@ _TOGETHER = (
 )
 #: Whose tests boot guests.
 _GUESTS = ("tests/real/", "tests/hostile/test_members.py")
+#: Real tests with hosts, networks and containers alone, which any process may do.
+_WITHOUT_GUESTS = (
+    "tests/real/test_container_images_real.py",
+    "tests/real/test_containers_engines.py",
+    "tests/real/test_containers_nics.py",
+    "tests/real/test_containers_up.py",
+    "tests/real/test_ovn_drivers.py",
+    "tests/real/test_remote_host.py",
+    "tests/real/test_tunnel_mtu.py",
+    "tests/real/test_volumes_elsewhere.py",
+)
 #: Files with minutes of work, the longest first: begun late, one of them would end alone.
 _LONGEST = (
     "tests/real/test_several_hosts.py",
     "tests/real/test_converge_hosts.py",
     "tests/real/test_up.py",
     "tests/real/test_cloud_init.py",
+    "tests/real/test_containers_up.py",
+    "tests/real/test_containers_engines.py",
+    "tests/real/test_micro.py",
+    "tests/real/test_changed_scripts_real.py",
     "tests/real/test_converge.py",
     "tests/real/test_remote_host.py",
-    "tests/real/test_micro.py",
+    "tests/hostile/test_members.py",
+    "tests/real/test_ovn_up.py",
     "tests/real/test_drift_real.py",
     "tests/real/test_drivers_libvirt.py",
 )
