@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pycdlib
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
+
+from random_cases import cases
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden projects are a package there
 
@@ -214,7 +216,7 @@ def test_of_what_is_no_seed_of_ours_the_whole_counts(what: str) -> None:
     assert read(image) == SeedContents(context=hashlib.sha256(image).hexdigest())
 
 
-@settings(max_examples=300, deadline=None)
+@cases(300)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 1 << 17), st.binary(min_size=1, max_size=40)), max_size=6),
     end=st.integers(0, 1 << 19),

@@ -20,6 +20,7 @@ from kvmcompose.core.state import State, encode_state
 from kvmcompose.networks import dialect
 from kvmcompose.networks.ovn import northbound
 from kvmcompose.pipeline.stored import read_state
+from random_cases import cases
 
 WEB = machine("web", 1)
 Rows = dict[RowRef, Row]
@@ -252,7 +253,7 @@ def state_of(document: dict[str, Any], count: int = 2) -> State:
     return compile_text(yaml.safe_dump(document), on=hosts).state
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(document=networks())
 def test_addresses_are_in_their_subnets_and_unique(document: dict[str, Any]) -> None:
     state = state_of(document)
@@ -272,7 +273,7 @@ def test_addresses_are_in_their_subnets_and_unique(document: dict[str, Any]) -> 
                 taken.add((nic.bridge, ip))
 
 
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(document=networks())
 def test_a_state_that_is_read_back_is_accepted_and_gives_the_same_rows(document: dict[str, Any]) -> None:
     state = state_of(document)
@@ -398,7 +399,7 @@ WRONG: list[Any] = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@cases(100)
 @given(data=st.data())
 def test_a_state_that_was_tampered_with_is_accepted_or_refused(data: st.DataObject) -> None:
     """Whatever it contains, there is no other error, and what is accepted can be used."""

@@ -11,6 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from random_cases import cases
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden projects are a package there
 
 from edited_labs import (
@@ -53,7 +55,7 @@ def after_pasting(
 
 
 @pytest.mark.parametrize("strategy", strategies())
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(data=st.data())
 def test_what_changes_is_reported_and_the_lines_keep_it(strategy: str, data: st.DataObject) -> None:
     lab, count = data.draw(labs(strategy)), data.draw(st.integers(1, 3))

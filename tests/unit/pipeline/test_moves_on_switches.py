@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+
+from random_cases import cases
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the golden projects are a package there
 
@@ -95,7 +97,7 @@ def labs(draw: st.DrawFn, strategy: str) -> Document:
 
 
 @pytest.mark.parametrize("strategy", strategies())
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(data=st.data())
 def test_what_changes_is_reported_and_the_lines_keep_it(strategy: str, data: st.DataObject) -> None:
     lab, count = data.draw(labs(strategy)), data.draw(st.integers(1, 3))

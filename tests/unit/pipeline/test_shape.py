@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -16,6 +16,7 @@ from kvmcompose.core.errors import InputError
 from kvmcompose.pipeline.config import parse_hosts
 from kvmcompose.pipeline.read import read_json, read_yaml
 from kvmcompose.pipeline.shape import Schema, Schemas, complete_schema, shape_config, shape_testbed
+from random_cases import cases
 
 if TYPE_CHECKING:
     from kvmcompose.core.errors import Problem
@@ -837,7 +838,7 @@ def assert_inside(problems: tuple[Problem, ...], text: str) -> None:
         assert "\n" not in problem.message
 
 
-@settings(max_examples=200, deadline=None)
+@cases(200)
 @given(mutants(VALID))
 def test_problems_lie_in_the_file_and_agree_with_the_complete_schema(value: Any) -> None:
     text = json.dumps(value, indent=1)
@@ -848,7 +849,7 @@ def test_problems_lie_in_the_file_and_agree_with_the_complete_schema(value: Any)
         assert is_valid(found) == (not problems)
 
 
-@settings(max_examples=50, deadline=None)
+@cases(50)
 @given(mutants(CONFIG))
 def test_problems_of_a_config_lie_in_the_file(value: Any) -> None:
     text = json.dumps(value, indent=1)
@@ -863,7 +864,7 @@ SNIPPETS = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@cases(200)
 @given(
     st.lists(st.tuples(st.integers(0, len(EVERYTHING)), st.integers(0, 12), SNIPPETS), min_size=1, max_size=4)
 )

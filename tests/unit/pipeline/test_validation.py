@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_shape import EVERYTHING, SCHEMAS
 
@@ -14,6 +14,7 @@ from kvmcompose.pipeline.read import read_yaml
 from kvmcompose.pipeline.schema_errors import SchemaErrors
 from kvmcompose.pipeline.shape import shape_testbed
 from kvmcompose.pipeline.validation import Validation
+from random_cases import cases
 
 SCHEMA = SCHEMAS.testbed("bridges")
 VALUE, _ = shape_testbed(read_yaml(EVERYTHING.encode(), "a.yaml"), SCHEMAS)
@@ -50,7 +51,7 @@ def test_what_is_no_json_is_left_to_jsonschema(value: Any) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=400)
+@cases(400)
 def test_it_is_exactly_as_strict_as_jsonschema(data: st.DataObject) -> None:
     value = copy.deepcopy(VALUE)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from labs import Lab, every_placement, is_right, labs, reach
 
 from golden.memory import compile_text
 from kvmcompose.core.errors import InputError, Problem
 from kvmcompose.placement import strategies
+from random_cases import cases
 
 HEEDING = tuple(name for name in strategies() if name != "round_robin")
 REFUSALS = {"no-room", "placement-conflict"}
@@ -27,7 +28,7 @@ def check_codes(error: InputError, codes: set[str]) -> None:
 
 
 @pytest.mark.parametrize("strategy", HEEDING)
-@settings(max_examples=120, deadline=None)
+@cases(120)
 @given(lab=labs())
 def test_a_placement_is_what_was_asked_for_and_found_when_there_is_one(strategy: str, lab: Lab) -> None:
     try:
@@ -43,7 +44,7 @@ def test_a_placement_is_what_was_asked_for_and_found_when_there_is_one(strategy:
     assert placement.reasons.keys() == placement.segments.keys() | placement.guests.keys()
 
 
-@settings(max_examples=120, deadline=None)
+@cases(120)
 @given(lab=labs())
 def test_round_robin_is_right_or_refuses(lab: Lab) -> None:
     try:

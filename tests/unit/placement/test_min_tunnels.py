@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from labs import Lab, every_placement, is_right, labs, tunnels
 
 from kvmcompose.core.errors import InputError, RefusedError
 from kvmcompose.placement import place
 from kvmcompose.placement.min_tunnels import place as min_tunnels
+from random_cases import cases
 
 
-@settings(max_examples=150, deadline=None)
+@cases(150)
 @given(labs())
 def test_no_placement_has_fewer_tunnels(lab: Lab) -> None:
     try:

@@ -6,13 +6,14 @@ from collections import Counter
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.memory import compile_text, host
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.model import Host, PlacedTestbed
 from kvmcompose.placement import strategies
+from random_cases import cases
 
 BODY = "libvirt: {cpus: %d, memory_mb: %d, libvirt_type: {cloud_image: {name: debian_12}}}"
 Guests = list[tuple[list[int], int, int]]
@@ -64,7 +65,7 @@ GUESTS = st.lists(
 
 
 @pytest.mark.parametrize("strategy", strategies())
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(data=st.data())
 def test_constraints_and_capacity_hold(strategy: str, data: st.DataObject) -> None:
     guests = data.draw(GUESTS)
@@ -112,7 +113,7 @@ def test_a_guest_may_be_on_switches_with_guests_of_all_hosts() -> None:
     assert len(set(placed(text_of(guests, "round_robin"), on(3)).placement.guests.values())) == 3
 
 
-@settings(max_examples=40, deadline=None)
+@cases(40)
 @given(guests=GUESTS)
 def test_min_tunnels_keeps_guests_of_a_switch_together(guests: Guests) -> None:
     """No placement within the capacity has fewer interfaces away from their switch's host."""

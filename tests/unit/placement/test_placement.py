@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from golden.memory import compile_text, host, hosts
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.model import Placement
 from kvmcompose.placement import strategies
+from random_cases import cases
 
 
 def lab(guests: list[list[int]], bridges: int, strategy: str) -> str:
@@ -36,7 +37,7 @@ SINGLE = st.lists(st.integers(0, 7).map(lambda bridge: [bridge]), min_size=1, ma
 SEVERAL = st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=3, unique=True), min_size=1, max_size=10)
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(SINGLE, st.integers(1, 5))
 def test_round_robin_deals_bridges_in_turn_and_guests_follow(guests: list[list[int]], count: int) -> None:
     placement = placed(lab(guests, 8, "round_robin"), count)
@@ -45,7 +46,7 @@ def test_round_robin_deals_bridges_in_turn_and_guests_follow(guests: list[list[i
     assert placement.reasons.keys() == placement.segments.keys() | placement.guests.keys()
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(SEVERAL, st.integers(1, 4))
 def test_no_strategy_tears_a_guest(guests: list[list[int]], count: int) -> None:
     for strategy in strategies():
@@ -61,14 +62,14 @@ def test_no_strategy_tears_a_guest(guests: list[list[int]], count: int) -> None:
             assert {placement.segments[f"b{bridge}"] for bridge in on} == {placement.guests[f"g{number}"]}
 
 
-@settings(max_examples=40)
+@cases(40)
 @given(SEVERAL, st.integers(1, 4))
 def test_pack_takes_one_host_where_there_is_room(guests: list[list[int]], count: int) -> None:
     placement = placed(lab(guests, 8, "pack"), count)
     assert set(placement.guests.values()) == {"h0"}
 
 
-@settings(max_examples=60)
+@cases(60)
 @given(SEVERAL, st.lists(st.integers(1, 10), min_size=1, max_size=4))
 def test_pack_never_overfills_a_host(guests: list[list[int]], capacities: list[int]) -> None:
     on = [

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from labs import Lab
 
 from kvmcompose.placement import used_by
+from random_cases import cases
 
 
 def moved(before: dict[str, str], after: dict[str, str]) -> int:
     return sum(after[name] != host for name, host in before.items())
 
 
-@settings(max_examples=60, deadline=None)
+@cases(60)
 @given(st.integers(1, 40), st.integers(1, 6))
 def test_equal_guests_are_spread_evenly(count: int, hosts: int) -> None:
     lab = Lab([([n], 1, 100) for n in range(count)], count, capacities=[(None, None)] * hosts)
