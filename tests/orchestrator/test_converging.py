@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from conftest import Lab
 
 #: How many are tried: at each run, and under ``make test-long``.
-_SOME, _MANY = 60, 600
+_SOME, _MANY = 24, 600
 #: What the server and the transfers note in a project: a first ``up`` has none of it.
 _NOTES = ("golden.json", "sent.json", "known_hosts", "in-use.json")
 #: Keys of a guest that its domain does not depend on, or that change while it runs.

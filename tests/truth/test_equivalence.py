@@ -22,7 +22,7 @@ from oracle import FAILING, KEPT, Clean, Grown, Oracle, build_clean, content, si
 from golden.bench import Bench, lay_out, new_bench
 from kvmcompose.build import stamp
 
-SEQUENCES = 500 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 12
+SEQUENCES = 500 if os.environ.get("KVM_COMPOSE_TEST_LONG") else 6
 EDITS = 10
 #: The first seed; with it set, one sequence can be seen again.
 SEED = os.environ.get("KVM_COMPOSE_TEST_SEED")
