@@ -1,5 +1,245 @@
-import type { ViewProps } from "../../shell/lazy";
+/** What `up` would change, as something to review; bringing up and taking down; the history of actions. */
 
-export default function View({ testbed }: ViewProps) {
-  return <p class="quiet">{testbed.name}</p>;
+import "./change.css";
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { ApiProblem, call, pathOf, send } from "../../api";
+import { marks } from "../../marks";
+import { mayChange } from "../../session";
+import { confirm } from "../../shell/dialog";
+import { cancel } from "../../shell/lab";
+import { Problem } from "../../shell/labs";
+import type { ViewProps } from "../../shell/lazy";
+import { attempt } from "../../shell/notices";
+import { go } from "../../shell/router";
+import { ActionReport } from "./action";
+import { after, type Build, type CommandEvent, documents, NO_BUILD } from "./command";
+import { History } from "./history";
+import { NO_OPTIONS, Options, type Wanted } from "./options";
+import { type ConsentRequest, isEmpty, marksOf, type PlanDocument } from "./plan";
+import { PlanReport } from "./report";
+
+export default function Change({ testbed, of }: ViewProps) {
+  const plan = useSignal<PlanDocument | null>(null);
+  const problem = useSignal<ApiProblem | null>(null);
+  const planning = useSignal(false);
+  const build = useSignal<Build | null>(null);
+  const wanted = useSignal<Wanted>(NO_OPTIONS);
+  const aborting = useRef<AbortController | null>(null);
+  const running = testbed.running;
+  const building = build.value !== null && build.value.status === undefined;
+
+  const show = (found: PlanDocument | null) => {
+    plan.value = found;
+    marks.value = found?.testbed == null ? null : marksOf(found.testbed);
+  };
+  // what the picture says of a plan is about one that can be seen here
+  useEffect(() => () => aborting.current?.abort(), []);
+  useEffect(() => {
+    if (running !== null) show(null);
+  }, [running]);
+
+  const ask = async () => {
+    if (planning.value) return;
+    planning.value = true;
+    problem.value = null;
+    build.value = null;
+    aborting.current = new AbortController();
+    try {
+      const { options, allow_moves } = wanted.value;
+      const body = { options, allow_moves, diff: true };
+      show(
+        await call<PlanDocument>(
+          "POST",
+          pathOf(testbed.name, "project", "plan"),
+          body,
+          aborting.current.signal,
+        ),
+      );
+    } catch (error) {
+      show(null);
+      if (error instanceof ApiProblem) problem.value = error;
+      else if (!isAbort(error)) throw error;
+    } finally {
+      planning.value = false;
+    }
+  };
+
+  const up = async (consents: string[] = []): Promise<void> => {
+    const reviewed = plan.value;
+    const asked = consents.length === 0 ? (reviewed?.consent ?? null) : null;
+    if (asked !== null) {
+      if (!(await consentTo(asked))) return;
+      consents.push(asked.digest);
+    }
+    problem.value = null;
+    build.value = NO_BUILD;
+    aborting.current = new AbortController();
+    try {
+      const { options, allow_moves } = wanted.value;
+      const { keep_going = false } = options;
+      const body =
+        reviewed === null
+          ? { options, allow_moves, consent: consents }
+          : { plan: withoutDiffs(reviewed), options: { command: "up", keep_going }, consent: consents };
+      const path = pathOf(testbed.name, "project", "up");
+      const response = await send("POST", path, body, aborting.current.signal);
+      if (response.body === null) return;
+      for await (const event of documents<CommandEvent>(response.body))
+        build.value = after(build.value ?? NO_BUILD, event);
+    } catch (error) {
+      build.value = null;
+      if (error instanceof ApiProblem) problem.value = error;
+      else if (!isAbort(error)) throw error;
+      return;
+    }
+    const { action, consent, status } = build.value;
+    if (action !== null) {
+      show(null);
+      build.value = null;
+      go(testbed.name, "change", action);
+    } else if (consent !== null && !consents.includes(consent.digest)) {
+      if (await consentTo(consent)) await up([...consents, consent.digest]);
+    } else if (status === undefined) {
+      problem.value = new ApiProblem({ status: 0, detail: "the connection was lost while it was built" });
+      build.value = null;
+    }
+  };
+
+  const down = async () => {
+    const purge = { value: false };
+    const sure = await confirm(
+      `Take ${testbed.name} down?`,
+      <>
+        <p>All guests are shut down and removed from the hosts, networks too. Their disks stay.</p>
+        <label class="choice">
+          <input
+            type="checkbox"
+            onChange={(event) => {
+              purge.value = event.currentTarget.checked;
+            }}
+          />
+          Also remove the disks: what guests wrote is lost
+        </label>
+      </>,
+      "Take down",
+      { danger: true },
+    );
+    if (!sure) return;
+    await attempt(async () => {
+      const body = { command: "down", purge: purge.value };
+      const { uuid } = await call<{ uuid: string }>("POST", pathOf(testbed.name, "action"), body);
+      show(null);
+      go(testbed.name, "change", uuid);
+    });
+  };
+
+  const action = running?.action.value ?? null;
+  const busy = planning.value || building || running !== null;
+  return (
+    <div class="sheet change">
+      <div class="actions">
+        <button type="button" onClick={ask} disabled={busy} class={plan.value === null ? "primary" : ""}>
+          {planning.value ? "Planning…" : plan.value === null ? "Plan" : "Plan again"}
+        </button>
+        {mayChange() && (
+          <>
+            <button
+              type="button"
+              class={plan.value === null ? "" : "primary"}
+              onClick={() => up()}
+              disabled={busy || (plan.value !== null && isEmpty(plan.value))}
+            >
+              {plan.value === null ? "Up" : "Carry out this plan"}
+            </button>
+            <button type="button" class="danger" onClick={down} disabled={busy}>
+              Down…
+            </button>
+            {building && (
+              <button type="button" onClick={() => aborting.current?.abort()}>
+                Stop the build
+              </button>
+            )}
+            {action !== null && (
+              <button type="button" onClick={() => cancel(action)}>
+                Cancel {action.command}
+              </button>
+            )}
+          </>
+        )}
+      </div>
+      <Options
+        wanted={wanted}
+        guests={[...testbed.guests.value.keys()]}
+        changed={() => {
+          show(null);
+        }}
+      />
+      {problem.value !== null && <Problem problem={problem.value} />}
+      {build.value !== null && <BuildReport build={build.value} />}
+      {plan.value !== null && <PlanReport testbed={testbed} plan={plan.value} />}
+      {of !== "" && <ActionReport testbed={testbed} uuid={of} key={of} />}
+      <History testbed={testbed} shown={of} />
+    </div>
+  );
+}
+
+function isAbort(error: unknown): boolean {
+  return error instanceof DOMException && error.name === "AbortError";
+}
+
+/** The server refuses what is larger than needed; differences are for readers. */
+function withoutDiffs(plan: PlanDocument): PlanDocument {
+  return { ...plan, files: plan.files.map(({ diff: _, ...file }) => file) };
+}
+
+function consentTo(asked: ConsentRequest): Promise<boolean> {
+  return confirm(
+    "This testbed reaches parts of the host",
+    <>
+      <p>Only go on if you trust whoever wrote it. Your consent covers exactly this list.</p>
+      <ul class="consents">
+        {asked.privileges.map((each) => (
+          <li key={`${each.where} ${each.what}`}>
+            <strong>
+              {each.kind} <code>{each.what}</code>
+            </strong>{" "}
+            {each.why} <span class="quiet">({each.where})</span>
+          </li>
+        ))}
+      </ul>
+    </>,
+    "I trust it",
+    { danger: true },
+  );
+}
+
+function BuildReport({ build }: { build: Build }) {
+  const { total, done, transfer, status, lines } = build;
+  return (
+    <section aria-label="Build" aria-busy={status === undefined}>
+      <h2>
+        {status === undefined ? "Building" : status === 0 ? "Built" : "Not brought up"}
+        {total !== null && total > 0 && <span class="quiet"> {`${done} of ${total} files`}</span>}
+      </h2>
+      {status === undefined && total !== null && total > 0 && (
+        <progress max={total} value={done} aria-label="Files built" />
+      )}
+      {transfer !== null && (
+        <p class="quiet">
+          {transfer.label}: {(transfer.done / (1 << 20)).toFixed(1)}
+          {transfer.total === null ? "" : ` of ${(transfer.total / (1 << 20)).toFixed(1)}`} MiB
+        </p>
+      )}
+      <div class="log" role="log" aria-label="What the build says">
+        {lines.map((line, number) => (
+          <div key={number} class={line.level}>
+            {line.level === "error" || line.level === "warning" ? `${line.level}: ` : ""}
+            {line.text}
+            {line.hint !== undefined && <div class="hint">{line.hint}</div>}
+          </div>
+        ))}
+      </div>
+    </section>
+  );
 }
