@@ -24,6 +24,7 @@ from kvmcompose.hosts.fake_world import FakeDomain, World
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.orchestrator import Orchestrator
 from kvmcompose.server.people import Role
+from kvmcompose.server.project_commands import ProjectCommands
 from kvmcompose.server.tokens import Tokens
 from orchestrator.projects import built_project
 
@@ -89,6 +90,10 @@ class FakeLab(StubServer):
     def orchestrator(self) -> Orchestrator:
         """Return one for the simulated hosts, which go on while the server is stopped."""
         return Orchestrator(self.hosts, self.store)
+
+    def commands(self) -> ProjectCommands:
+        """Return what runs the real command line."""
+        return ProjectCommands(self.socket)
 
     def start(self) -> None:
         """Start the server, at the port of before if it was started before."""

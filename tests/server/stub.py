@@ -337,6 +337,10 @@ class StubServer:
         self._end: asyncio.Event
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
+    def commands(self) -> ProjectCommands:
+        """Return what runs the command line in projects."""
+        return StubCommands(self.socket)
+
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._end = asyncio.Event()
@@ -357,7 +361,8 @@ class StubServer:
             activity=self.activity,
             page_address=lambda: self.tcp,
         )
-        app = create_app(service, StubCommands(self.socket))
+        commands = self.commands()
+        app = create_app(service, commands)
         unix, tcp = unix_socket(settings), tcp_socket("127.0.0.1", self.port)
         self.port = bound_port(tcp)
         tokens, self.sessions = Tokens(self.folder / "state"), Sessions()
@@ -365,7 +370,7 @@ class StubServer:
         policies = (AccessPolicy(), AccessPolicy(token=TOKEN, hosts=hosts))
         self._listeners = [
             Listener(
-                Guard(app, Authenticator(each, People(), tokens, self.sessions), self.activity),
+                Guard(app, Authenticator(each, People(), tokens, self.sessions, commands), self.activity),
                 settings,
                 tls=False,
             )

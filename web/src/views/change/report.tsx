@@ -138,7 +138,7 @@ function Change({ change }: { change: PlannedChange }) {
   return (
     <li class={follows ? "follows" : ""}>
       <Badge tone={pending ? "off" : verbTone(verb)}>{pending ? `${verb} (pending)` : verb}</Badge> {subject}
-      {because.length > 0 && <div class="quiet">{because.join("; ")}</div>}
+      {because.join() !== "new" && because.length > 0 && <div class="quiet">{because.join("; ")}</div>}
       {pending && (
         <div class="quiet">{waits_for === null ? "left as it is" : `waits for up ${waits_for}`}</div>
       )}
