@@ -237,9 +237,11 @@ class _Picture:
         lines = [(label or "no address", self._colours[segment]) for segment, label in own]
         lines = lines or [(line, "") for line in node.details]
         if len(lines) > self._room:
-            first, colour = lines[0] if self._room == 1 else ("", "")
-            more = f"{first} and {len(lines) - max(1, self._room - 1)} more".strip()
-            lines[self._room - 1 :] = [(more, colour)]
+            (first, colour), *others = lines[self._room - 1 :]
+            if self._room == 1:
+                lines = [(f"{first} +{len(others)}", colour)]
+            else:
+                lines[self._room - 1 :] = [(f"and {len(others) + 1} more", "")]
         return lines
 
     def _interfaces(self, node: Node) -> list[tuple[str, str]]:

@@ -10,6 +10,8 @@ const MOST_MOVES = 150;
 const MOVE_MS = 450;
 export const LEAST_ZOOM = 0.05;
 export const MOST_ZOOM = 3;
+/** What is smaller than this is not read. */
+const READABLE = 0.35;
 const STEP = 1.25;
 /** How many elements of a picture are inserted in one frame. */
 const CHUNK = 200;
@@ -129,7 +131,8 @@ export class Board {
     this.#size = { width: size.width, height: size.height };
     for (const name of next.cards.keys()) this.#dirty.add(name);
     this.#draw(false);
-    if (isFirst || this.#fitted) this.fit();
+    // another picture jumps nowhere: what is in both stays in its place
+    if (isFirst) this.fit(READABLE);
     else this.#place();
     this.#move(before);
     if (focused !== null) next.cards.get(focused)?.group.focus({ preventScroll: true });
@@ -226,13 +229,13 @@ export class Board {
 
   // -- zoom and pan
 
-  /** Fit the picture into the frame. */
-  fit(): void {
+  /** Fit the picture into the frame, but make it no smaller than `least`. */
+  fit(least = LEAST_ZOOM): void {
     const { clientWidth, clientHeight } = this.#frame;
     if (clientWidth === 0 || this.#size.width === 0) return;
     const both = Math.min(clientWidth / this.#size.width, clientHeight / this.#size.height);
     this.#fitted = true;
-    this.#zoom = limited(Math.min(both, 1));
+    this.#zoom = limited(Math.min(1, Math.max(both, least)));
     this.#at = {
       x: Math.max(0, (clientWidth - this.#size.width * this.#zoom) / 2),
       y: Math.max(0, Math.min(24, (clientHeight - this.#size.height * this.#zoom) / 2)),
@@ -323,7 +326,7 @@ export class Board {
     on("keydown", (event) => this.#key(event));
     // where the focus goes, the picture goes
     on("focusin", (event) => this.#follow(event.target));
-    const observer = new ResizeObserver(() => (this.#fitted ? this.fit() : this.#place()));
+    const observer = new ResizeObserver(() => this.#resized());
     observer.observe(frame);
     this.#stops.push(() => observer.disconnect());
   }
@@ -389,10 +392,22 @@ export class Board {
     action();
   }
 
+  /** The frame is smaller while the panel is there: the picture stays, and what was chosen is seen. */
+  #resized(): void {
+    const [kind, name] = this.#chosen;
+    if (this.#fitted && name === "") this.fit(READABLE);
+    else this.#place();
+    if (kind === "node") this.#keepSeen(this.#index.cards.get(name)?.group);
+  }
+
   #follow(target: EventTarget | null): void {
-    if (!(target instanceof SVGGElement) || !target.matches(":focus-visible")) return;
     // the browser scrolls what it focuses into view, which is the picture's to do
     this.#frame.scrollTo(0, 0);
+    if (target instanceof SVGGElement && target.matches(":focus-visible")) this.#keepSeen(target);
+  }
+
+  #keepSeen(target: SVGGElement | undefined): void {
+    if (target === undefined) return;
     const box = target.getBoundingClientRect();
     const frame = this.#frame.getBoundingClientRect();
     const margin = 20;

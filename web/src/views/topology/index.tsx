@@ -3,7 +3,7 @@
 import "./picture.css";
 import "./topology.css";
 import { useComputed, useSignalEffect } from "@preact/signals";
-import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../../api";
 import { type Mark, marks } from "../../marks";
 import { Problem } from "../../shell/labs";
@@ -240,8 +240,9 @@ function Picture({ picture, states, found, chosen, choose }: PictureProps) {
     board.current?.setStates(withStacks(picture, states.guests.peek()));
     board.current?.setHosts(states.hosts.peek());
     board.current?.setFound(found);
-    board.current?.setChosen(chosen?.kind ?? "", chosen?.name ?? "");
-  }, [picture, found, chosen, states]);
+  }, [picture, found, states]);
+  // before the frame becomes smaller for the panel: what was chosen stays in it
+  useLayoutEffect(() => board.current?.setChosen(chosen?.kind ?? "", chosen?.name ?? ""), [chosen]);
   useSignalEffect(() => {
     const guests = states.guests.value;
     if (drawn.current !== null) board.current?.setStates(withStacks(drawn.current, guests));

@@ -69,7 +69,7 @@ test("running steps say what is done with their guests", () => {
 test("differences are found by what they are of", () => {
   const lines = [
     "guest web: memory_mb: 128 -> 256",
-    "guest web is out of date: x",
+    "guest web: port missing",
     "host beta: no route",
     "bridge br0: x",
   ];

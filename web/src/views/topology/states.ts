@@ -59,7 +59,7 @@ export function busyGuests(logs: Iterable<ActionLog>): Map<string, string> {
   return found;
 }
 
-const DIFFERENCE = /^(guest|host) (\S+?)(?:: | is )/;
+const DIFFERENCE = /^(guest|host) (\S+?): /;
 
 /** Return the differences of guests, or the problems of hosts, by name. */
 export function differencesOf(kind: "guest" | "host", differences: readonly string[]): Map<string, string> {
@@ -80,7 +80,9 @@ export interface States {
 
 /** Return what is shown of a testbed. The maps are new at each change. */
 export function statesOf(testbed: Testbed): States {
-  const drift = computed(() => differencesOf("guest", testbed.differences.value));
+  // what differs because the project was edited since is no fault of a guest
+  const isDegraded = computed(() => testbed.deployment.value?.condition === "degraded");
+  const drift = computed(() => differencesOf("guest", isDegraded.value ? testbed.differences.value : []));
   const busy = computed(() => busyGuests(testbed.actions.value.values()));
   const isWanted = computed(() => ["up", "failed"].includes(testbed.deployment.value?.state ?? ""));
   return {

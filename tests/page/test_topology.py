@@ -1,0 +1,92 @@
+"""The topology in a browser: what is where, search, filters, table, folding, by keyboard."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from fake_lab import FakeLab
+from playwright.sync_api import Locator, Page, expect
+from visitor import Visitor
+
+from kvmcompose.core.commands import Power
+
+
+def card(page: Page, name: str) -> Locator:
+    return page.locator(f'.board g[data-node="{name}"]')
+
+
+def places(page: Page) -> dict[str, tuple[float, float]]:
+    """Return where cards and bars are on the screen."""
+    found: list[tuple[str, float, float]] = page.evaluate(
+        "() => [...document.querySelectorAll('.board .node')].map((each) => {"
+        " const {x, y} = each.firstElementChild.getBoundingClientRect(); return [each.dataset.node, x, y] })"
+    )
+    # of a bar that goes on below, the first part
+    return {name: (round(x), round(y)) for name, x, y in reversed(found)}
+
+
+def test_what_is_on_a_segment_and_what_a_guest_is_connected_to(lab: FakeLab, visit: Visitor) -> None:
+    lab.up()
+    page = visit.open("lab")
+    card(page, "g001").click()
+    panel = page.get_by_role("complementary", name="About g001")
+    expect(panel.get_by_role("link", name="Console, charts and more")).to_be_visible()
+    lab.run(Power(verb="stop", guests=("g001",)))
+    expect(panel).to_contain_text("running → shut off")
+    panel.get_by_role("button", name="br1", exact=True).click()
+    panel = page.get_by_role("complementary", name="About br1")
+    expect(panel).to_contain_text("1 guest")
+    expect(panel).to_contain_text("stopped (stop)")
+    card(page, "br1").get_by_text("br1").click()
+    page.locator('g[data-host="h1"] text').click()
+    expect(page.get_by_role("complementary", name="About h1")).to_contain_text("2 guests")
+    visit.check_accessible()
+
+
+def test_search_filters_and_table_by_keyboard(lab: FakeLab, visit: Visitor) -> None:
+    lab.up()
+    page = visit.open("lab")
+    expect(card(page, "g005").locator(".state")).to_have_text("running")
+    page.get_by_role("searchbox").fill("g00")
+    page.get_by_label("Host", exact=True).select_option("h1")
+    expect(page.locator(".tools [role=status]")).to_have_text("2 of 6 guests")
+    expect(page.locator(".board .guest.found")).to_have_count(2)
+    page.get_by_role("button", name="Clear").press("Enter")
+    card(page, "g004").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("complementary", name="About g004")).to_be_visible()
+    before = places(page)["g004"]
+    page.locator(".board").focus()
+    page.keyboard.press("ArrowLeft")
+    assert places(page)["g004"][0] == before[0] + 60
+    page.get_by_role("button", name="Table").press("Enter")
+    names = page.locator("tbody th")
+    expect(names).to_have_text([f"g00{number}" for number in range(6)])
+    page.get_by_role("columnheader", name="Guest").get_by_role("button").press("Enter")
+    expect(names.first).to_have_text("g005")
+    visit.check_accessible()
+    visit.check_fits()
+
+
+@pytest.mark.parametrize("project", [(120, 3)], indirect=True)
+def test_stacks_open_and_close_and_nothing_else_moves(lab: FakeLab, visit: Visitor) -> None:
+    lab.up()
+    page = visit.open("lab")
+    stacks = page.locator(".board .many")
+    expect(stacks).to_have_count(6)
+    expect(stacks.locator(".state")).to_have_text(["20 running"] * 6)
+    before = places(page)
+    name = stacks.first.get_attribute("data-node") or ""
+    stacks.first.click()
+    expect(page.locator(".board .guest")).to_have_count(20)
+    after = places(page)
+    assert {each: after[each] for each in before} == before
+    lab.change(lambda: setattr(lab.domain("g000"), "paused", "I/O error"))
+    expect(card(page, "g000").locator(".mark")).to_have_class("mark bad")
+    expect(card(page, name).locator(".mark")).to_have_class("mark bad")
+    expect(card(page, name)).to_have_attribute("aria-label", re.compile("1 paused, 19 running$"))
+    visit.check_accessible()
+    page.get_by_role("button", name="Fold into one card").click()
+    expect(page.locator(".board .guest")).to_have_count(0)
+    assert places(page) == before
