@@ -27,6 +27,8 @@ MOST_OUTPUT = 1 << 25
 LONGEST_LINE = 1 << 20
 #: How long a program that was interrupted may take to end, in seconds: it ends programs of its own.
 _INTERRUPTED_SECONDS = 3.0
+#: The same for one that was killed: the kernel ends it, and its pipes unless others have them, too.
+_KILLED_SECONDS = 1.0
 #: Changes to the folder with the rights of the user, which the kernel checks on the way.
 _IN_FOLDER = 'cd -- "$1" || exit 126; shift; ulimit -c 0; exec "$@"'
 _NO_FOLDER = 126
@@ -156,27 +158,12 @@ class OwnerCommand:
     async def end(self) -> None:
         """End it, if it runs: by an interrupt, upon which it ends its own programs, then by force."""
         process = self._process
-        if process is None or process.returncode is not None:
+        if process is None:
             return
-        for number, seconds in ((signal.SIGINT, _INTERRUPTED_SECONDS), (signal.SIGKILL, None)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            # for asyncio a process ends only when its pipes do, and unread output keeps those open
-            rest = [
-                asyncio.create_task(_discard(pipe))
-                for pipe in (process.stdout, process.stderr)
-                if pipe is not None
-            ]
-            try:
-                async with asyncio.timeout(seconds):
-                    await asyncio.shield(process.wait())
-            except TimeoutError:
-                continue
-            finally:
-                for each in rest:
-                    each.cancel()
-                await asyncio.gather(*rest, return_exceptions=True)
-            return
+        if process.returncode is None:
+            await _interrupt(process)
+        # a program of its own that has left its session lives on, and would keep the pipes open
+        process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
 
     async def _line(self, source: asyncio.StreamReader) -> bytes:
         async with asyncio.timeout_at(self._deadline):
@@ -215,6 +202,29 @@ class OwnerCommand:
 
     def _too_much(self) -> DriverError:
         return DriverError(f"{self._title} printed more than {MOST_OUTPUT >> 20} MiB, and was ended")
+
+
+async def _interrupt(process: Program) -> None:
+    """Interrupt a program with its children; kill them if that takes too long."""
+    for number, seconds in ((signal.SIGINT, _INTERRUPTED_SECONDS), (signal.SIGKILL, _KILLED_SECONDS)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        # for asyncio a process ends only when its pipes do, and unread output keeps those open
+        rest = [
+            asyncio.create_task(_discard(pipe))
+            for pipe in (process.stdout, process.stderr)
+            if pipe is not None
+        ]
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.shield(process.wait())
+        except TimeoutError:
+            continue
+        finally:
+            for each in rest:
+                each.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
+        return
 
 
 async def _discard(pipe: asyncio.StreamReader) -> None:

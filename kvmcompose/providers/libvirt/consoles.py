@@ -189,7 +189,11 @@ _WOULD_BLOCK = -2
 
 def screen(domain: Any) -> Screen | None:
     """Return the screen of a domain: VNC, if it has several."""
-    return screen_of(domain.XMLDesc(0))
+    found = screen_of(domain.XMLDesc(0))
+    if found is None or domain.isActive():  # asked last: what has ended meanwhile serves nothing either
+        return found
+    # what the XML of one that is off says is not QEMU's, but any program's that has this port
+    return Screen(kind=found.kind)
 
 
 def screen_of(xml: str) -> Screen | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvmcompose.providers.libvirt.consoles import KEPT, MOST_WAITING, WaitingOutput, screen_of
+from kvmcompose.providers.libvirt.consoles import KEPT, MOST_WAITING, WaitingOutput, screen, screen_of
 from kvmcompose.providers.libvirt.interface import Screen
 
 
@@ -74,3 +74,23 @@ def test_one_line_without_an_end_is_bounded_too() -> None:
 )
 def test_the_screen_of_a_domain(devices: str, found: Screen | None) -> None:
     assert screen_of(f"<domain><name>x</name><devices>{devices}</devices></domain>") == found
+
+
+class Domain:
+    """A domain whose XML has a fixed port, as its owner may write it."""
+
+    def __init__(self, *, active: bool) -> None:
+        self._active = active
+
+    def XMLDesc(self, _flags: int) -> str:  # noqa: N802 (libvirt's name)
+        listen = '<listen type="address" address="192.0.2.7"/>'
+        graphics = f'<graphics type="vnc" port="6641" autoport="no">{listen}</graphics>'
+        return f"<domain><devices>{graphics}</devices></domain>"
+
+    def isActive(self) -> bool:  # noqa: N802 (libvirt's name)
+        return self._active
+
+
+def test_the_screen_of_a_domain_that_is_off_leads_to_no_port() -> None:
+    assert screen(Domain(active=True)) == Screen(kind="vnc", address="192.0.2.7", port=6641)
+    assert screen(Domain(active=False)) == Screen(kind="vnc")
