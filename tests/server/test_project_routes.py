@@ -167,6 +167,19 @@ def test_a_plan_is_carried_out_as_it_was_reviewed_or_not_at_all(lab: Lab) -> Non
         lab.yaml.write_bytes(before)
 
 
+def test_what_a_request_expects_is_not_left_out_in_silence(lab: Lab) -> None:
+    status, found = lab.ask("POST", "/up", {"options": {"command": "up", "expected": "0" * 64}})
+    assert (status, found["detail"].partition(":")[0]) == (422, "expected")
+
+
+@pytest.mark.parametrize("field", ["guests", "rerun_guests", "recreate", "abandon"])
+def test_no_name_is_an_option_of_the_command(lab: Lab, field: str) -> None:
+    for name in ("--trust", "-C/", "--consent=x", "\n", ""):
+        for path in ("/plan", "/up"):
+            status, found = lab.ask("POST", path, {"options": {"command": "up", field: [name]}})
+            assert status == 422, (path, name, found)
+
+
 def wait_for(lab: Lab, uuid: str) -> Any:
     for _ in range(300):
         action = next(each for each in lab.daemon.client().actions("demo") if each.uuid == uuid)

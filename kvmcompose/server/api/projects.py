@@ -135,6 +135,11 @@ class Projects:
         check_change(asker)
         words = ["up", "--detach", "--json", *(f"--consent={digest}" for digest in wanted.consent)]
         stdin = b""
+        if wanted.options.expected is not msgspec.UNSET:
+            raise ApiError(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "expected: the build can change what is to be done; give the plan itself",
+            )
         if wanted.plan is None:
             words += _words(wanted.options, allow_moves=wanted.allow_moves)
         elif wanted.allow_moves or wanted.options != Up(keep_going=wanted.options.keep_going):
