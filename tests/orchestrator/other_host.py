@@ -123,6 +123,9 @@ class _Visit(asyncssh.SSHServer):
     def unix_connection_requested(self, _path: str) -> bool:
         return True
 
+    def connection_requested(self, _host: str, _port: int, _orig_host: str, _orig_port: int) -> bool:
+        return True
+
 
 @asynccontextmanager
 async def other_host(folder: Path) -> AsyncIterator[tuple[OtherHost, HostConnection]]:

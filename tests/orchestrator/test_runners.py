@@ -156,3 +156,38 @@ def test_messages_are_in_english_and_tools_of_the_system_are_found(
         assert "/usr/sbin" in shown["PATH"].split(":")
 
     on(scenario)
+
+
+def test_ports_of_the_host_are_connected_to(on: Callable[..., None]) -> None:
+    data = bytes(range(256)) * 4096
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while part := await reader.read(1 << 16):
+            writer.write(part)
+            await writer.drain()
+        writer.close()
+
+    async def scenario(runner: CommandRunner) -> None:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        endpoint = await runner.connect("127.0.0.1", port)
+        assert endpoint.getblocking() is False
+        reader, writer = await asyncio.open_connection(sock=endpoint)
+        sending = asyncio.create_task(_send(writer, data))
+        assert await reader.readexactly(len(data)) == data
+        await sending
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(DriverError, match=f"cannot connect to 127.0.0.1, port {port}, on (main|two)"):
+            await runner.connect("127.0.0.1", port)
+        assert isinstance(runner, LocalRunner | SshRunner)
+        await runner.close()
+
+    on(scenario)
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()

@@ -202,3 +202,44 @@ export interface Session {
   version: string;
   drivers: string;
 }
+
+/** What of a guest can be seen in a terminal and on a screen. */
+export interface GuestTerminals {
+  console: "input" | "output" | null;
+  screen: string | null;
+}
+
+/** The first message of a console. */
+export interface ConsoleOpened {
+  input: boolean;
+  history: number;
+  reason: string | null;
+  hint: string | null;
+  taken: boolean;
+}
+
+export interface SnapshotStatus {
+  guest: string;
+  name: string;
+  created: string;
+  state: string;
+  current: boolean;
+}
+
+export interface RecipeChange {
+  name: string;
+  before: unknown;
+  after: unknown;
+}
+
+/** What an artefact is made of, and what of that has changed since it was built. */
+export interface Explanation {
+  path: string;
+  task: string;
+  action: string;
+  reasons: string[];
+  recipe: string;
+  built_from: string | null;
+  inputs: Record<string, unknown>;
+  changed: RecipeChange[];
+}

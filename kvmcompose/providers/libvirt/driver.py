@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.instance import HostMeasures
 from kvmcompose.core.libvirt_uri import LibvirtUri
 from kvmcompose.hosts import arp
@@ -242,9 +243,10 @@ class Libvirt:
         doing = f"open the console of {name}"
 
         def open_it(connection: Any) -> socket.socket:
-            return self._with_domain(
-                connection, doing, name, lambda domain: consoles.opened(connection, domain, force=force)
-            )
+            domain = domain_calls.lookup(connection, name)
+            if domain is None:
+                raise RefusedError(f"there is no domain {name} on {self._runner.name}")
+            return consoles.opened(connection, domain, force=force)
 
         opening = asyncio.ensure_future(self._connection.call_once(doing, open_it))
         try:

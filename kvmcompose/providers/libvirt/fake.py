@@ -330,8 +330,9 @@ class FakeHypervisor(FakeNetworks):
 
     async def open_console(self, name: str, *, force: bool) -> socket.socket:
         await self._host.call("open_console", name)
-        if not self._domain(name).started:
-            raise RefusedError(f"{name} is off")
+        domain = self._world.domains.get(name)
+        if domain is None or not domain.started:
+            raise RefusedError(f"{name} is off" if domain is not None else f"there is no domain {name}")
         return self._consoles.open(name, force=force)
 
     async def screen(self, name: str) -> Screen | None:

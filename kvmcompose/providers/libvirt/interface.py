@@ -206,7 +206,7 @@ class Hypervisor(Protocol):
 
         What it prints is always read: of what its user does not read in time, the newest stays. It is closed
         when the domain goes off, or another user takes the console. ``force``: take it from another user.
-        Raises ConsoleTakenError, RefusedError for a domain that is off, DriverError.
+        Raises ConsoleTakenError, RefusedError for a domain that is off or not there, DriverError.
         """
 
     async def screen(self, name: str) -> Screen | None:

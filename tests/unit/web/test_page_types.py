@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvmcompose.core import deployment, deployment_event, picture
+from kvmcompose.core import access, deployment, deployment_event, explained, picture
 
 _SOURCE = Path(__file__).parents[3] / "web/src/types.ts"
 _INTERFACE = re.compile(r"export interface (\w+)(?: extends \w+)? \{\n(.*?)\n\}", re.DOTALL)
@@ -33,11 +33,13 @@ def _interfaces() -> dict[str, dict[str, bool]]:
     "name",
     [
         "Deployment", "Action", "Fault", "Step", "LogLine", "GuestStatus", "TestbedStatus", "ProblemDetails",
-        "PictureInterface", "PictureNode", "PictureEdge", "PictureStack", "TestbedPicture", *_EVENTS,
+        "PictureInterface", "PictureNode", "PictureEdge", "PictureStack", "TestbedPicture",
+        "SnapshotStatus", "GuestTerminals", "ConsoleOpened", "Explanation", "RecipeChange", *_EVENTS,
     ],
 )  # fmt: skip
 def test_fields(name: str) -> None:
-    struct = _EVENTS.get(name) or getattr(deployment, name, None) or getattr(picture, name)
+    modules = (deployment, picture, access, explained)
+    struct = _EVENTS.get(name) or next(getattr(each, name) for each in modules if hasattr(each, name))
     config = struct.__struct_config__
     sent = {
         field.encode_name: config.omit_defaults and not field.required

@@ -5,7 +5,8 @@ import { useEffect, useRef } from "preact/hooks";
 import { pathOf } from "../../api";
 import { confirm } from "../../shell/dialog";
 import type { Guest, Testbed } from "../../testbed";
-import type { ConsoleOpened, GuestTerminal } from "./terminal";
+import type { ConsoleOpened } from "../../types";
+import type { GuestTerminal } from "./terminal";
 import { isOn } from "./words";
 import "@xterm/xterm/css/xterm.css";
 
@@ -32,7 +33,7 @@ export function Console({ testbed, guest, outputOnly }: Props) {
         if (gone || place.current === null) return;
         terminal.current = new module.GuestTerminal(
           place.current,
-          pathOf(testbed.name, "guests", guest.name, "console"),
+          pathOf(testbed.name, "guests", guest.name),
           `Console of ${guest.name}. Control and right bracket leave it.`,
           outputOnly,
           {

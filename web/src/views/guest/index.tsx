@@ -10,7 +10,7 @@ import type { ViewProps } from "../../shell/lazy";
 import { linkTo } from "../../shell/router";
 import { GuestBadge } from "../../shell/state";
 import type { Guest, Testbed } from "../../testbed";
-import type { Fault, GuestStatus } from "../../types";
+import type { Fault, GuestStatus, GuestTerminals } from "../../types";
 import { GuestActions } from "./actions";
 import { Console } from "./console";
 import { Figures } from "./figures";
@@ -20,12 +20,6 @@ import { Screen } from "./screen";
 import { Snapshots } from "./snapshots";
 import { advice, duration, isOn, memory } from "./words";
 import "./guest.css";
-
-/** `GuestTerminals` of the API. */
-interface Terminals {
-  console: "input" | "output" | null;
-  screen: string | null;
-}
 
 export default function GuestView({ testbed, of }: ViewProps) {
   const guest = testbed.guests.value.get(of);
@@ -147,7 +141,7 @@ function LastFault({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
 
 /** Its console and its screen, as far as it has them. */
 function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
-  const terminals = useSignal<Terminals | null>(null);
+  const terminals = useSignal<GuestTerminals | null>(null);
   const problem = useSignal<ApiProblem | null>(null);
   const shown = useSignal<"" | "console" | "screen">("");
   const on = isOn(guest.status.value);
@@ -155,7 +149,7 @@ function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
   // again where it goes on or off: a guest that is started may have others
   useEffect(() => {
     const asking = new AbortController();
-    call<Terminals>(
+    call<GuestTerminals>(
       "GET",
       pathOf(testbed.name, "guests", guest.name, "terminals"),
       undefined,

@@ -4,18 +4,7 @@ import { useSignal } from "@preact/signals";
 import { ApiProblem, call, pathOf } from "../../api";
 import { Problem } from "../../shell/labs";
 import type { Guest, Testbed } from "../../testbed";
-
-/** `Explanation` of the API. */
-interface Explanation {
-  path: string;
-  task: string;
-  action: string;
-  reasons: string[];
-  recipe: string;
-  built_from: string | null;
-  inputs: Record<string, unknown>;
-  changed: { name: string; before: unknown; after: unknown }[];
-}
+import type { Explanation } from "../../types";
 
 export function MadeOf({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
   const found = useSignal<readonly Explanation[] | null>(null);

@@ -8,21 +8,13 @@ import { confirm } from "../../shell/dialog";
 import { Problem } from "../../shell/labs";
 import { attempt, say } from "../../shell/notices";
 import type { Guest, Testbed } from "../../testbed";
+import type { SnapshotStatus } from "../../types";
 import { wrongSnapshotName } from "./words";
-
-/** `SnapshotStatus` of the API. */
-interface Snapshot {
-  guest: string;
-  name: string;
-  created: string;
-  state: string;
-  current: boolean;
-}
 
 type Verb = "create" | "restore" | "delete";
 
 export function Snapshots({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
-  const found = useSignal<readonly Snapshot[] | null>(null);
+  const found = useSignal<readonly SnapshotStatus[] | null>(null);
   const problem = useSignal<ApiProblem | null>(null);
   const name = useSignal("");
   const ended = [...testbed.actions.value.values()].filter(
@@ -34,7 +26,7 @@ export function Snapshots({ testbed, guest }: { testbed: Testbed; guest: Guest }
   useEffect(() => {
     const asking = new AbortController();
     const path = `${pathOf(testbed.name, "snapshots")}?guest=${encodeURIComponent(guest.name)}`;
-    call<Snapshot[]>("GET", path, undefined, asking.signal).then(
+    call<SnapshotStatus[]>("GET", path, undefined, asking.signal).then(
       (answer) => {
         found.value = answer;
         problem.value = null;

@@ -2,7 +2,8 @@
 
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
-import { openSocket } from "../../api";
+import { call, openSocket } from "../../api";
+import type { ConsoleOpened } from "../../types";
 import { avoidInlineStyles } from "./inline_styles";
 import { isWayOut } from "./keys";
 import { messages } from "./words";
@@ -15,15 +16,6 @@ const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 15000;
 /** The session is over (`api.ts`). */
 const SESSION_OVER = 1008;
-
-/** The first message of the server: `ConsoleOpened` of `kvmcompose.core.access`. */
-export interface ConsoleOpened {
-  input: boolean;
-  history: number;
-  reason: string | null;
-  hint: string | null;
-  taken: boolean;
-}
 
 export interface ConsoleUser {
   /** What the console does for this user; null while it is not connected. */
@@ -38,6 +30,7 @@ export interface ConsoleUser {
 
 export class GuestTerminal {
   readonly #path: string;
+  readonly #about: string;
   readonly #user: ConsoleUser;
   readonly #terminal: Terminal;
   readonly #fit = new FitAddon();
@@ -49,10 +42,11 @@ export class GuestTerminal {
   /** Whether what is typed goes to the guest: not while what was printed before is shown again. */
   #answers = false;
 
-  /** `path` is that of the console in the API; `lines`: what it prints are lines that end with LF alone. */
+  /** `path` is that of the guest in the API; `lines`: what it prints are lines that end with LF alone. */
   constructor(parent: HTMLElement, path: string, label: string, lines: boolean, user: ConsoleUser) {
     avoidInlineStyles();
-    this.#path = path;
+    this.#path = `${path}/console`;
+    this.#about = `${path}/terminals`;
     this.#user = user;
     this.#terminal = new Terminal({
       convertEol: lines,
@@ -121,6 +115,8 @@ export class GuestTerminal {
       this.#drop();
       this.#user.opened(null);
       this.#user.closed(reason);
+      // a browser does not tell why a WebSocket was denied
+      if (opened === null) call("GET", this.#about).catch(({ message }: Error) => this.#user.closed(message));
       if (code === SESSION_OVER) return;
       this.#timer = setTimeout(() => this.connect(), this.#wait);
       this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
