@@ -15,6 +15,7 @@ from stub import TOKEN, StubServer
 
 from kvmcompose.core.commands import Exec
 from kvmcompose.core.deployment import NewDeployment
+from kvmcompose.server.api import sessions
 
 _EXAMPLES = 25
 schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
@@ -33,6 +34,11 @@ _MORE_THAN_A_SCHEMA = {
     "POST /api/deployments/{name}/project/up",
     "PUT /api/deployments/{name}",
 }
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "WRONG_SECONDS", 0.0)
 
 
 def _operations(server: StubServer) -> dict[str, Any]:
@@ -110,11 +116,13 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
                 "/files",
                 "/{guest}/console",
                 "/screen",
+                "/links/{uuid}",
             )
         ):
             assert found == {200}, name
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/logs"] == {426}
     assert statuses["GET /api/deployments/{name}/actions/{uuid}/input"] == {409}
     assert statuses["GET /api/deployments/{name}/guests/{guest}/ssh"] == {426}
+    assert statuses["GET /api/links/{uuid}"] == {404}
     assert 202 in statuses["POST /api/deployments/{name}/action"]
     assert stub.stub.ran
