@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
+import signal
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,7 @@ def test_the_environment_of_the_server_stays_there(server: Members) -> None:
             [sys.executable, "-c", _ASK_UP, str(Path(__file__).parent), str(server.socket), str(alice)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             process = _command_of(server, pwd.getpwnam(_ALICE).pw_uid)
@@ -203,7 +205,7 @@ def test_the_environment_of_the_server_stays_there(server: Members) -> None:
             names = {path.readlink().name for path in (process / "fd").iterdir()}
             assert not [name for name in names if "server" in name or name.endswith((".db", ".db-wal"))]
         finally:
-            asking.kill()
+            os.killpg(asking.pid, signal.SIGKILL)  # with the process that became the user
             asking.wait()
         _wait_for_the_end(process)
     finally:

@@ -141,6 +141,7 @@ async def get_why(
     **described("command_event", _CONFLICT, _BAD_GATEWAY, _STOPPING, body="project_up", lines=True),
 )
 async def post_up(
+    request: Request,
     service: ServiceParameter,
     projects: ProjectsParameter,
     who: Who,
@@ -152,4 +153,5 @@ async def post_up(
     The event `action` has the UUID of the action, which goes on by itself; the last event is `ended`. The
     build ends when the client disconnects. What the user has to consent to is in a message before the end.
     """
-    return ByteReply(await projects.up(who, name, wanted), NDJSON, service.stopping)
+    events = await while_wanted(request, service.stopping, projects.up(who, name, wanted))
+    return ByteReply(events, NDJSON, service.stopping)
