@@ -12,6 +12,8 @@ export interface Series {
 }
 
 const HEIGHT = 130;
+/** A chart shows at least so many seconds. */
+const LEAST_SECONDS = 120;
 
 /** Return the time of day of a moment in seconds since the epoch. */
 function clock(time: number): string {
@@ -72,7 +74,12 @@ export class Chart {
         height: HEIGHT,
         legend: { show: false },
         cursor: { show: false },
-        scales: { y: { range: (_plot, _least, most) => [0, Math.max(most * 1.15, 0.1)] } },
+        // the text of a time reaches beyond the last one
+        padding: [8, 36, 0, 0],
+        scales: {
+          x: { range: (_plot, first, last) => [Math.min(first, last - LEAST_SECONDS), last] },
+          y: { range: (_plot, _least, most) => [0, Math.max(most * 1.15, 0.1)] },
+        },
         axes: [
           { ...axis, space: 110, values: (_plot, times) => times.map(clock) },
           { ...axis, size: 64, values: (_plot, values) => values.map((each) => words(each)) },
