@@ -16,8 +16,10 @@ from stub import TOKEN, StubServer
 from kvmcompose.core.commands import Exec
 from kvmcompose.core.deployment import NewDeployment
 from kvmcompose.server.api import sessions
+from random_cases import cases
 
-_EXAMPLES = 25
+pytestmark = pytest.mark.long
+
 schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
 #: What is asked well and refused all the same, as a schema cannot say all: no such folder,
 #: no WebSocket, no testbed, options beside a plan.
@@ -54,8 +56,7 @@ def _ask(operation: Any, mode: GenerationMode, **path: str) -> set[int]:
     excluded = [positive_data_acceptance] if name in _MORE_THAN_A_SCHEMA else []
 
     @settings(
-        max_examples=_EXAMPLES,
-        deadline=None,
+        cases(25),
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
         database=None,
