@@ -8,6 +8,7 @@ import socket
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from xml.sax.saxutils import escape
 
 import msgspec
 
@@ -404,7 +405,7 @@ class FakeHypervisor(FakeNetworks):
 
     async def create_snapshot(self, domain: str, name: str) -> None:
         await self._host.call("create_snapshot", domain)
-        xml = f"<domainsnapshot><name>{name}</name><state>running</state></domainsnapshot>"
+        xml = f"<domainsnapshot><name>{escape(name)}</name><state>running</state></domainsnapshot>"
         self._domain(domain).snapshots[name] = xml
         self._host.keep(("domains", domain))
 
