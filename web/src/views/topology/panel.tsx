@@ -1,6 +1,6 @@
 /** What is known of the node that was chosen, and why it is in its state. */
 
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../../api";
 import type { Mark } from "../../marks";
 import { linkTo } from "../../shell/router";
@@ -37,8 +37,11 @@ const KINDS: Record<string, string> = {
 
 export function Panel(props: Props) {
   const { chosen, choose } = props;
+  const panel = useRef<HTMLElement>(null);
+  // on a narrow screen it is below the picture
+  useEffect(() => panel.current?.scrollIntoView({ block: "nearest" }), [chosen]);
   return (
-    <aside class="panel" aria-label={`About ${chosen.name}`}>
+    <aside ref={panel} class="panel" aria-label={`About ${chosen.name}`}>
       <button type="button" class="plain close" onClick={() => choose(null)} aria-label="Close">
         ×
       </button>
