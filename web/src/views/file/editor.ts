@@ -98,7 +98,7 @@ export function createEditor(place: HTMLElement, wishes: Wishes): Editor {
       look,
       autocompletion({ override: [(context) => complete(context, wishes.schema())] }),
       EditorState.readOnly.of(wishes.readOnly),
-      EditorView.contentAttributes.of({ "aria-label": "kvm-compose.yaml" }),
+      EditorView.contentAttributes.of({ "aria-label": "kvm-compose.yaml", tabindex: "0" }),
       keymap.of([
         {
           key: "Mod-s",
