@@ -96,3 +96,19 @@ def test_places_that_are_not_there(visit: Visitor) -> None:
     ):
         visit.go(place)
         expect(page.locator("main")).to_be_visible()
+
+
+def test_every_view_is_accessible_and_fits(lab: FakeLab, visit: Visitor) -> None:
+    lab.up()
+    page = visit.open()
+    for place, shown in {
+        "lab": "6 guests",
+        "lab/guests/g000": "Console",
+        "lab/change": "succeeded",
+        "lab/file": "machines",
+    }.items():
+        page.set_viewport_size({"width": 1280, "height": 844})
+        visit.go(place)
+        expect(page.locator("main")).to_contain_text(shown)
+        visit.check_accessible()
+        visit.check_fits()
