@@ -213,9 +213,11 @@ function On({ found, ...props }: Props & { found: Surroundings }) {
           </ul>
         </>
       )}
-      <h3>
-        {found.guests.length} guest{found.guests.length === 1 ? "" : "s"}
-      </h3>
+      {(found.guests.length > 0 || found.others.length === 0) && (
+        <h3>
+          {found.guests.length} guest{found.guests.length === 1 ? "" : "s"}
+        </h3>
+      )}
       <Names {...props} nodes={found.guests} />
     </>
   );
