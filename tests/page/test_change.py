@@ -40,8 +40,12 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _patience() -> Iterator[None]:
-    """The page waits for commands, each of which takes a second or more on a busy machine."""
+def _patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The page waits for commands, each of which takes a second or more on a busy machine.
+
+    They record consents beside the test's project, not for this user.
+    """
+    monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(tmp_path / "consents"))
     expect.set_options(timeout=30_000)
     yield
     expect.set_options(timeout=5_000)

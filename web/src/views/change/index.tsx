@@ -1,7 +1,7 @@
 /** What `up` would change, as something to review; bringing up and taking down; the history of actions. */
 
 import "./change.css";
-import { useSignal } from "@preact/signals";
+import { effect, signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ApiProblem, call, pathOf, send } from "../../api";
 import { marks } from "../../marks";
@@ -11,7 +11,7 @@ import { cancel } from "../../shell/lab";
 import { Problem } from "../../shell/labs";
 import type { ViewProps } from "../../shell/lazy";
 import { attempt } from "../../shell/notices";
-import { go } from "../../shell/router";
+import { go, place } from "../../shell/router";
 import { ActionReport } from "./action";
 import { after, type Build, type CommandEvent, documents, NO_BUILD } from "./command";
 import { History } from "./history";
@@ -19,8 +19,16 @@ import { NO_OPTIONS, Options, type Wanted } from "./options";
 import { type ConsentRequest, isEmpty, marksOf, type PlanDocument } from "./plan";
 import { PlanReport } from "./report";
 
+/** The plan that was made last: it can be looked at in the picture, too, and be carried out afterwards. */
+const reviewed = signal<{ lab: string; plan: PlanDocument } | null>(null);
+effect(() => {
+  const known = reviewed.value;
+  const testbed = known?.lab === place.value.lab ? known.plan.testbed : null;
+  marks.value = testbed === null ? null : marksOf(testbed);
+});
+
 export default function Change({ testbed, of }: ViewProps) {
-  const plan = useSignal<PlanDocument | null>(null);
+  const plan = reviewed.value?.lab === testbed.name ? reviewed.value.plan : null;
   const problem = useSignal<ApiProblem | null>(null);
   const planning = useSignal(false);
   const build = useSignal<Build | null>(null);
@@ -30,11 +38,10 @@ export default function Change({ testbed, of }: ViewProps) {
   const building = build.value !== null && build.value.status === undefined;
 
   const show = (found: PlanDocument | null) => {
-    plan.value = found;
-    marks.value = found?.testbed == null ? null : marksOf(found.testbed);
+    reviewed.value = found === null ? null : { lab: testbed.name, plan: found };
   };
-  // what the picture says of a plan is about one that can be seen here
   useEffect(() => () => aborting.current?.abort(), []);
+  // what is being changed is not what was planned
   useEffect(() => {
     if (running !== null) show(null);
   }, [running]);
@@ -66,8 +73,7 @@ export default function Change({ testbed, of }: ViewProps) {
   };
 
   const up = async (consents: string[] = []): Promise<void> => {
-    const reviewed = plan.value;
-    const asked = consents.length === 0 ? (reviewed?.consent ?? null) : null;
+    const asked = consents.length === 0 ? (plan?.consent ?? null) : null;
     if (asked !== null) {
       if (!(await consentTo(asked))) return;
       consents.push(asked.digest);
@@ -79,9 +85,9 @@ export default function Change({ testbed, of }: ViewProps) {
       const { options, allow_moves } = wanted.value;
       const { keep_going = false } = options;
       const body =
-        reviewed === null
+        plan === null
           ? { options, allow_moves, consent: consents }
-          : { plan: withoutDiffs(reviewed), options: { command: "up", keep_going }, consent: consents };
+          : { plan: withoutDiffs(plan), options: { command: "up", keep_going }, consent: consents };
       const path = pathOf(testbed.name, "project", "up");
       const response = await send("POST", path, body, aborting.current.signal);
       if (response.body === null) return;
@@ -139,18 +145,18 @@ export default function Change({ testbed, of }: ViewProps) {
   return (
     <div class="sheet change">
       <div class="actions">
-        <button type="button" onClick={ask} disabled={busy} class={plan.value === null ? "primary" : ""}>
-          {planning.value ? "Planning…" : plan.value === null ? "Plan" : "Plan again"}
+        <button type="button" onClick={ask} disabled={busy} class={plan === null ? "primary" : ""}>
+          {planning.value ? "Planning…" : plan === null ? "Plan" : "Plan again"}
         </button>
         {mayChange() && (
           <>
             <button
               type="button"
-              class={plan.value === null ? "" : "primary"}
+              class={plan === null ? "" : "primary"}
               onClick={() => up()}
-              disabled={busy || (plan.value !== null && isEmpty(plan.value))}
+              disabled={busy || (plan !== null && isEmpty(plan))}
             >
-              {plan.value === null ? "Up" : "Carry out this plan"}
+              {plan === null ? "Up" : "Carry out this plan"}
             </button>
             <button type="button" class="danger" onClick={down} disabled={busy}>
               Down…
@@ -177,7 +183,7 @@ export default function Change({ testbed, of }: ViewProps) {
       />
       {problem.value !== null && <Problem problem={problem.value} />}
       {build.value !== null && <BuildReport build={build.value} />}
-      {plan.value !== null && <PlanReport testbed={testbed} plan={plan.value} />}
+      {plan !== null && <PlanReport testbed={testbed} plan={plan} />}
       {of !== "" && <ActionReport testbed={testbed} uuid={of} key={of} />}
       <History testbed={testbed} shown={of} />
     </div>
