@@ -40,9 +40,15 @@ export async function begin(): Promise<void> {
     // neither the history nor a bookmark keeps the code
     history.replaceState(null, "", `${location.pathname}#/${place.replace(/^lab=/, "")}`);
     dispatchEvent(new HashChangeEvent("hashchange"));
-    await signIn({ code });
+    // a link that is no longer valid, or that somebody else made up, ends no session that there is
+    if (!(await signIn({ code }))) await goOn();
     return;
   }
+  await goOn();
+}
+
+/** Go on with the session that there is. */
+async function goOn(): Promise<void> {
   if (sessionKey() === null) {
     session.value = null;
     return;
@@ -60,17 +66,19 @@ addEventListener("hashchange", () => {
   if (location.hash.startsWith(LINK)) void begin();
 });
 
-/** Sign in by a code or a token. */
-export async function signIn(secret: { code: string } | { token: string }): Promise<void> {
+/** Sign in by a code or a token; returns whether it succeeded. */
+export async function signIn(secret: { code: string } | { token: string }): Promise<boolean> {
   try {
     const { key, ...made } = await call<NewSession>("POST", "/api/session", secret);
     setSessionKey(key);
     signInProblem.value = null;
     session.value = made;
+    return true;
   } catch (error) {
     session.value = null;
-    if (error instanceof ApiProblem) signInProblem.value = error;
-    else throw error;
+    if (!(error instanceof ApiProblem)) throw error;
+    signInProblem.value = error;
+    return false;
   }
 }
 
