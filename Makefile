@@ -135,7 +135,7 @@ requirements: $(READY) ## pin the newest versions of all requirements
 
 .PHONY: clean
 clean: ## remove built and cached files, but not .venv
-	rm -rf build dist site kvmcompose/web web/node_modules .cache .hypothesis .import_linter_cache \
+	rm -rf build dist site kvmcompose/web web/.cache web/node_modules .cache .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find kvmcompose microimage tests examples -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf examples/*/artefacts examples/*/.kvm-compose examples/*/state.json examples/own-dodo/macs.csv

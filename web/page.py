@@ -34,7 +34,8 @@ BUILT_FROM = PAGE / "BUILT_FROM"
 LIBRARIES = SOURCES / "node_modules"
 # digest of the lock that the libraries were installed by
 INSTALLED_BY = LIBRARIES / ".installed-by"
-CACHE = REPOSITORY / ".cache"
+#: Not in the folder .cache of the repository, which each build of the documentation empties.
+CACHE = SOURCES / ".cache"
 
 
 class PageError(Exception):
