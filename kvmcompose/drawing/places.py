@@ -18,9 +18,10 @@ SEGMENTS = frozenset({"bridge", "switch"})
 #: Kinds of nodes outside hosts, by the row of the fabric that they are in, from top to bottom.
 _FABRIC = {"network": 0, "router": 1, "switch": 2}
 _ROWS = 3
-#: The most guests of a segment for which a host gets a grid of so many columns; above all, the last one.
-_COLUMNS = {1: 1, 4: 2, 12: 3, 30: 4, 80: 6}
+#: The most guests in a row of a host.
 _MOST_COLUMNS = 8
+#: About how wide and high a guest is with the room around it, a host without guests, and a window, in pixels.
+_GUEST_SIZE, _HOST_SIZE, _WINDOW = (170, 90), (110, 230), (1200, 520)
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -99,7 +100,12 @@ def arrange(
     homes = Homes(graph)
     known = {column.host: column for column in before.columns}
     hosts = [*(host for host in known if host in homes.hosts), *(h for h in homes.hosts if h not in known)]
-    columns = tuple(_column(host, homes.on(host), known.get(host), widths.get(host, 1)) for host in hosts)
+    columns = tuple(
+        _kept_column(known[host], homes.on(host))
+        if host in known
+        else _new_column(host, homes.on(host), len(hosts), widths.get(host, 1))
+        for host in hosts
+    )
     fabric = tuple(_kept(row, old) for row, old in zip(homes.fabric, before.fabric, strict=True))
     return Grid(columns, fabric)
 
@@ -114,10 +120,12 @@ def _kept(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     return (*filled, *new)
 
 
-def _column(host: str, wanted: Mapping[str, Sequence[str]], before: Column | None, least: int) -> Column:
-    if before is None:
-        width = max(least, _width(max((len(guests) for guests in wanted.values()), default=0)))
-        return Column(host, width, _filled(((name, guests) for name, guests in wanted.items()), width))
+def _new_column(host: str, wanted: Mapping[str, Sequence[str]], hosts: int, least: int) -> Column:
+    width = max(least, _width(sum(len(guests) for guests in wanted.values()), hosts))
+    return Column(host, width, _filled(((name, guests) for name, guests in wanted.items()), width))
+
+
+def _kept_column(before: Column, wanted: Mapping[str, Sequence[str]]) -> Column:
     there = {(block.segment, name) for block in before.blocks for name in block.guests if name}
     new = {
         segment: [name for name in guests if (segment, name) not in there]
@@ -132,7 +140,7 @@ def _column(host: str, wanted: Mapping[str, Sequence[str]], before: Column | Non
     blocks += [(segment, guests) for segment, guests in new.items() if guests or segment not in known]
     while blocks and _is_spare(*blocks[-1], blocks[:-1], wanted):
         blocks.pop()
-    return Column(host, before.width, _filled(blocks, before.width))
+    return Column(before.host, before.width, _filled(blocks, before.width))
 
 
 def _refilled(block: Block, wanted: Collection[str], new: Mapping[str, list[str]]) -> tuple[str, list[str]]:
@@ -163,5 +171,12 @@ def _is_spare(
     return not any(guests) and (segment not in wanted or segment in {name for name, _ in others})
 
 
-def _width(guests: int) -> int:
-    return next((width for most, width in _COLUMNS.items() if guests <= most), _MOST_COLUMNS)
+def _width(guests: int, hosts: int) -> int:
+    """Return how many guests of a host are in a row: so many that the picture is large in a window."""
+
+    def shrunk(width: int) -> float:
+        across = hosts * (_HOST_SIZE[0] + width * _GUEST_SIZE[0])
+        down = _HOST_SIZE[1] + -(-guests // width) * _GUEST_SIZE[1]
+        return max(across / _WINDOW[0], down / _WINDOW[1])
+
+    return min(range(1, _MOST_COLUMNS + 1), key=shrunk)

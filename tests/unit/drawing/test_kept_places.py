@@ -60,9 +60,18 @@ def graph_of(*guests: str) -> Graph:
 
 def test_a_new_guest_gets_the_place_of_one_that_is_gone() -> None:
     before = arrange(graph_of("a", "b", "c"))
-    assert before.columns == (Column("one", 2, (Block("br0", ("a", "b", "c")),)),)
+    assert before.columns == (Column("one", 3, (Block("br0", ("a", "b", "c")),)),)
     after = arrange(graph_of("a", "c", "d", "e"), before)
-    assert after.columns == (Column("one", 2, (Block("br0", ("a", "d", "c", "e")),)),)
+    assert after.columns == (Column("one", 3, (Block("br0", ("a", "d", "c", "e")),)),)
+
+
+def test_a_picture_is_large_in_a_window() -> None:
+    def width(guests: int, hosts: int) -> int:
+        names = [f"h{number}" for number in range(hosts)]
+        nodes = tuple(Node(f"g{n}", "guest", names[n % hosts]) for n in range(guests * hosts))
+        return arrange(Graph(nodes, (), False, tuple(names))).columns[0].width
+
+    assert [width(1, 1), width(4, 1), width(14, 1), width(14, 3), width(14, 20)] == [1, 4, 5, 3, 1]
 
 
 def test_a_full_block_goes_on_below_the_others() -> None:
@@ -71,11 +80,11 @@ def test_a_full_block_goes_on_below_the_others() -> None:
         nodes = (*base.nodes, Node("br1", "bridge", "one"), Node("z", "guest", "one"))
         return Graph(nodes, (*base.edges, Edge("z", "br1")), False, ("one",))
 
-    after = arrange(graph("b"), arrange(graph()))
+    after = arrange(graph("b", "c"), arrange(graph()))
     assert [(block.segment, block.guests) for block in after.columns[0].blocks] == [
-        ("br0", ("a",)),
-        ("br1", ("z",)),
-        ("br0", ("b",)),
+        ("br0", ("a", "b")),
+        ("br1", ("z", "")),
+        ("br0", ("c",)),
     ]
     # and is given up when it is empty
     assert arrange(graph(), after) == arrange(graph())
