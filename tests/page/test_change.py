@@ -101,7 +101,11 @@ def test_consent_is_asked_for(lab: FakeLab, visit: Visitor) -> None:
     dialog.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("you have not trusted it")).to_be_visible()
     page.get_by_role("button", name="Up", exact=True).click()
+    visit.go("lab")  # the build goes on meanwhile, and asks there
     dialog.get_by_role("button", name="I trust it").click()
+    expect(page.locator(".labhead")).to_contain_text("up")
+    visit.go("lab/change")
+    page.get_by_role("link", name="up", exact=True).click()
     expect(page.get_by_role("region", name="Action up").get_by_text("succeeded")).to_be_visible()
 
 

@@ -17,10 +17,12 @@ def card(page: Page, name: str) -> Locator:
 
 
 def places(page: Page) -> dict[str, tuple[float, float]]:
-    """Return where cards and bars are on the screen."""
+    """Return where cards and bars are in their frame, which is lower while something is said above it."""
     found: list[tuple[str, float, float]] = page.evaluate(
-        "() => [...document.querySelectorAll('.board .node')].map((each) => {"
-        " const {x, y} = each.firstElementChild.getBoundingClientRect(); return [each.dataset.node, x, y] })"
+        "() => { const frame = document.querySelector('.board').getBoundingClientRect();"
+        " return [...document.querySelectorAll('.board .node')].map((each) => {"
+        " const {x, y} = each.firstElementChild.getBoundingClientRect();"
+        " return [each.dataset.node, x - frame.x, y - frame.y] }) }"
     )
     # of a bar that goes on below, the first part
     return {name: (round(x), round(y)) for name, x, y in reversed(found)}

@@ -2,6 +2,8 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { call, pathOf } from "../api";
+import { builds, isGoing } from "../building";
+import { counted, spokenOf, stepWord } from "../said";
 import { mayChange } from "../session";
 import { type ActionLog, Testbed } from "../testbed";
 import type { Action } from "../types";
@@ -10,6 +12,7 @@ import { lazy } from "./lazy";
 import { attempt } from "./notices";
 import { linkTo, type Place } from "./router";
 import { PhaseBadge } from "./state";
+import { Trouble } from "./trouble";
 
 const VIEWS = {
   "": { title: "Topology", view: lazy(() => import("../views/topology/index")) },
@@ -28,6 +31,8 @@ export function Lab({ place }: { place: Place }) {
       <LabHeader testbed={testbed} view={place.view} />
       <Connection testbed={testbed} />
       <RunningAction testbed={testbed} />
+      {place.view !== "change" && <RunningBuild testbed={testbed} />}
+      {place.view !== "change" && <Trouble testbed={testbed} />}
       <main id="main">
         {View === null ? (
           <p class="problem">There is no such view.</p>
@@ -100,7 +105,7 @@ function RunningAction({ testbed }: { testbed: Testbed }) {
     <div class="strip" role="status">
       <span class="spinner" aria-hidden="true" />
       <a href={linkTo(testbed.name, "change", action.uuid)}>
-        <strong>{spoken(action)}</strong> {progress(log)}
+        <strong>{spokenOf(action)}</strong> {progress(log)}
       </a>
       {mayChange() && (
         <button type="button" onClick={() => cancel(action)}>
@@ -111,14 +116,21 @@ function RunningAction({ testbed }: { testbed: Testbed }) {
   );
 }
 
-/** Return what the command of an action is called on the command line. */
-export function spoken(action: Action): string {
-  const verb = action.options["verb"];
-  if (action.command === "power" || action.command === "snapshot") {
-    const word = typeof verb === "string" ? verb : action.command;
-    return action.command === "snapshot" ? `snapshot ${word}` : word;
-  }
-  return action.command;
+function RunningBuild({ testbed }: { testbed: Testbed }) {
+  const own = builds.value.get(testbed.name);
+  if (!isGoing(own) || testbed.running !== null) return null;
+  const { done, total } = own.build;
+  return (
+    <div class="strip" role="status">
+      <span class="spinner" aria-hidden="true" />
+      <a href={linkTo(testbed.name, "change")}>
+        <strong>up</strong> is building{total !== null && total > 0 && `: ${done} of ${total} files`}
+      </a>
+      <button type="button" onClick={() => own.stop()}>
+        Stop the build
+      </button>
+    </div>
+  );
 }
 
 /** Return the steps of an action that run, and how many have ended, in words. */
@@ -127,11 +139,9 @@ function progress(log: ActionLog): string {
   const steps = [...log.steps.values()];
   const running = steps.filter((step) => step.state === "running");
   const ended = steps.length - running.length;
-  const names = running
-    .slice(0, 2)
-    .map((step) => (step.guest === null ? step.name : `${step.name} (${step.guest})`));
+  const names = running.slice(0, 2).map(stepWord);
   const more = running.length > 2 ? ` and ${running.length - 2} more` : "";
-  return `${names.join(", ")}${more}${ended > 0 ? `; ${ended} steps done` : ""}`;
+  return `${names.join(", ")}${more}${ended > 0 ? `; ${counted(ended, "step")} done` : ""}`;
 }
 
 /** Cancel an action. */

@@ -20,6 +20,12 @@ export function phaseWord(deployment: Deployment): string {
   return deployment.condition ?? deployment.state;
 }
 
+/** Return the state of a deployment with the command that failed, as `status` says it: `failed (up)`. */
+function phaseText(deployment: Deployment): string {
+  const word = phaseWord(deployment);
+  return deployment.failed_command === null ? word : `${word} (${deployment.failed_command})`;
+}
+
 /** Return the tone of a deployment. */
 export function phaseTone(deployment: Deployment): Tone {
   return PHASES[phaseWord(deployment)] ?? "busy";
@@ -44,7 +50,12 @@ type Shown = Pick<GuestStatus, "state" | "health" | "asked" | "reason">;
 export function guestWord({ state, health, asked, reason }: Shown): string {
   if (state === "running" && health !== null) return health;
   if (asked === state && ASKED[state] !== undefined) return ASKED[state];
-  return reason === null ? state : `${state}: ${REASONS[reason] ?? reason}`;
+  return reason === null ? state : `${state}: ${reasonWord(reason)}`;
+}
+
+/** Return why a guest is in its state in words. */
+export function reasonWord(reason: string): string {
+  return REASONS[reason] ?? reason;
 }
 
 /** Return the tone of a guest: one that does not run is bad, unless somebody asked for that. */
@@ -66,7 +77,7 @@ export function Badge({ tone, children }: { tone: Tone; children: string }) {
 }
 
 export function PhaseBadge({ deployment }: { deployment: Deployment }) {
-  return <Badge tone={phaseTone(deployment)}>{phaseWord(deployment)}</Badge>;
+  return <Badge tone={phaseTone(deployment)}>{phaseText(deployment)}</Badge>;
 }
 
 export function GuestBadge({ guest }: { guest: GuestStatus }) {

@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { call, pathOf } from "../../api";
 import type { Tone } from "../../marks";
-import { spoken } from "../../shell/lab";
+import { faultWord, spokenOf, stepWord } from "../../said";
 import { attempt } from "../../shell/notices";
 import { linkTo } from "../../shell/router";
 import { Badge } from "../../shell/state";
@@ -68,9 +68,9 @@ export function ActionReport({ testbed, uuid }: { testbed: Testbed; uuid: string
   const lines = [...known, ...(live?.lines ?? []).filter((line) => line.sequence > last)];
   const steps = found !== null && action.ended !== null ? found.steps : [...(live?.steps.values() ?? [])];
   return (
-    <section aria-label={`Action ${spoken(action)}`}>
+    <section aria-label={`Action ${spokenOf(action)}`}>
       <h2>
-        {spoken(action)} <Badge tone={actionTone(action.state)}>{action.state}</Badge>{" "}
+        {spokenOf(action)} <Badge tone={actionTone(action.state)}>{action.state}</Badge>{" "}
         <span class="quiet">
           {by(action)} {new Date(action.started).toLocaleString()}
           {action.ended !== null && `, took ${duration(action.started, action.ended)}`}
@@ -82,7 +82,11 @@ export function ActionReport({ testbed, uuid }: { testbed: Testbed; uuid: string
           <StageReport key={stage.name} stage={stage} />
         ))}
       </ol>
-      <Log lines={lines.slice(-MOST_LINES)} dropped={Math.max(0, lines.length - MOST_LINES)} />
+      <Log
+        lines={lines.slice(-MOST_LINES)}
+        dropped={Math.max(0, lines.length - MOST_LINES)}
+        isGrowing={action.ended === null}
+      />
     </section>
   );
 }
@@ -98,14 +102,11 @@ export function Faults({ testbed, action }: { testbed: Testbed; action: Action }
       {action.faults.map((fault) => (
         <div key={`${fault.step} ${fault.guest} ${fault.message}`} class="problem">
           <p>
+            {faultWord(fault)}
+            {fault.host !== null && <span class="quiet"> (on {fault.host})</span>}{" "}
             {fault.guest !== null && (
-              <>
-                <a href={linkTo(testbed.name, "guests", fault.guest)}>{fault.guest}</a>
-                {": "}
-              </>
+              <a href={linkTo(testbed.name, "guests", fault.guest)}>About {fault.guest}</a>
             )}
-            {fault.step}: {fault.message}
-            {fault.host !== null && <span class="quiet"> (on {fault.host})</span>}
           </p>
           {fault.hint !== null && <p class="hint">{fault.hint}</p>}
         </div>
@@ -124,7 +125,8 @@ function StageReport({ stage }: { stage: Stage }) {
   ];
   const names = running
     .slice(0, 3)
-    .map((each) => (each.guest === null ? each.name : `${each.name} ${each.guest}`));
+    .map(stepWord)
+    .filter((each) => each !== name);
   const more = running.length > 3 ? ` and ${running.length - 3} more` : "";
   return (
     <li>
@@ -139,7 +141,7 @@ function StageReport({ stage }: { stage: Stage }) {
   );
 }
 
-function Log({ lines, dropped }: { lines: LogLine[]; dropped: number }) {
+function Log({ lines, dropped, isGrowing }: { lines: LogLine[]; dropped: number; isGrowing: boolean }) {
   const place = useRef<HTMLDivElement>(null);
   const last = lines.at(-1)?.sequence;
   useEffect(() => {
@@ -148,7 +150,7 @@ function Log({ lines, dropped }: { lines: LogLine[]; dropped: number }) {
     const left = element.scrollHeight - element.scrollTop - element.clientHeight;
     if (left < 200) element.scrollTop = element.scrollHeight;
   }, [last]);
-  if (lines.length === 0) return <p class="quiet">It has logged nothing.</p>;
+  if (lines.length === 0) return <p class="quiet">It has logged nothing{isGrowing && " yet"}.</p>;
   return (
     // biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls
     <div class="log" role="log" aria-label="Log" tabIndex={0} ref={place}>

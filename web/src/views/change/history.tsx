@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { call, pathOf } from "../../api";
-import { spoken } from "../../shell/lab";
+import { faultWord, spokenOf } from "../../said";
 import { attempt } from "../../shell/notices";
 import { linkTo } from "../../shell/router";
 import { Badge } from "../../shell/state";
@@ -55,14 +55,14 @@ export function History({ testbed, shown }: { testbed: Testbed; shown: string })
                     href={linkTo(testbed.name, "change", action.uuid)}
                     aria-current={action.uuid === shown ? "true" : undefined}
                   >
-                    {spoken(action)}
+                    {spokenOf(action)}
                   </a>
                 </td>
                 <td>
                   <Badge tone={actionTone(action.state)}>{action.refused ? "refused" : action.state}</Badge>
                   {action.faults[0] !== undefined && (
                     <div class="quiet">
-                      {action.faults[0].message}
+                      {faultWord(action.faults[0])}
                       {action.faults.length > 1 && ` and ${action.faults.length - 1} more`}
                     </div>
                   )}

@@ -4,13 +4,14 @@ import "./change.css";
 import { effect, signal, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { ApiProblem, call, pathOf, send } from "../../api";
+import { builds, isGoing, setBuilding } from "../../building";
 import { marks } from "../../marks";
 import { mayChange } from "../../session";
 import { confirm } from "../../shell/dialog";
 import { cancel } from "../../shell/lab";
 import { Problem } from "../../shell/labs";
 import type { ViewProps } from "../../shell/lazy";
-import { attempt } from "../../shell/notices";
+import { attempt, complain } from "../../shell/notices";
 import { go, place } from "../../shell/router";
 import { ActionReport } from "./action";
 import { after, type Build, type CommandEvent, documents, NO_BUILD } from "./command";
@@ -31,16 +32,24 @@ export default function Change({ testbed, of }: ViewProps) {
   const plan = reviewed.value?.lab === testbed.name ? reviewed.value.plan : null;
   const problem = useSignal<ApiProblem | null>(null);
   const planning = useSignal(false);
-  const build = useSignal<Build | null>(null);
   const wanted = useSignal<Wanted>(NO_OPTIONS);
   const aborting = useRef<AbortController | null>(null);
   const running = testbed.running;
-  const building = build.value !== null && build.value.status === undefined;
+  const own = builds.value.get(testbed.name);
+  const building = isGoing(own);
 
   const show = (found: PlanDocument | null) => {
-    reviewed.value = found === null ? null : { lab: testbed.name, plan: found };
+    if (found !== null) reviewed.value = { lab: testbed.name, plan: found };
+    else if (reviewed.peek()?.lab === testbed.name) reviewed.value = null;
   };
-  useEffect(() => () => aborting.current?.abort(), []);
+  const isHere = useRef(true);
+  useEffect(() => {
+    isHere.current = true;
+    return () => {
+      isHere.current = false;
+      aborting.current?.abort(); // of a plan: a build goes on
+    };
+  }, []);
   // what is being changed is not what was planned
   useEffect(() => {
     if (running !== null) show(null);
@@ -50,7 +59,7 @@ export default function Change({ testbed, of }: ViewProps) {
     if (planning.value) return;
     planning.value = true;
     problem.value = null;
-    build.value = null;
+    setBuilding(testbed.name, null);
     aborting.current = new AbortController();
     try {
       const { options, allow_moves } = wanted.value;
@@ -79,8 +88,16 @@ export default function Change({ testbed, of }: ViewProps) {
       consents.push(asked.digest);
     }
     problem.value = null;
-    build.value = NO_BUILD;
-    aborting.current = new AbortController();
+    let build = NO_BUILD;
+    const stopping = new AbortController();
+    const note = (next: Build | null) =>
+      setBuilding(testbed.name, next === null ? null : { build: next, stop: () => stopping.abort() });
+    const fail = (error: ApiProblem) => {
+      note(null);
+      if (isHere.current) problem.value = error;
+      else complain(error);
+    };
+    note(build);
     try {
       const { options, allow_moves } = wanted.value;
       const { keep_going = false } = options;
@@ -89,26 +106,30 @@ export default function Change({ testbed, of }: ViewProps) {
           ? { options, allow_moves, consent: consents }
           : { plan: withoutDiffs(plan), options: { command: "up", keep_going }, consent: consents };
       const path = pathOf(testbed.name, "project", "up");
-      const response = await send("POST", path, body, aborting.current.signal);
+      const response = await send("POST", path, body, stopping.signal);
       if (response.body === null) return;
-      for await (const event of documents<CommandEvent>(response.body))
-        build.value = after(build.value ?? NO_BUILD, event);
+      for await (const event of documents<CommandEvent>(response.body)) {
+        build = after(build, event);
+        note(build);
+      }
     } catch (error) {
-      build.value = null;
-      if (error instanceof ApiProblem) problem.value = error;
+      note(null);
+      if (error instanceof ApiProblem) fail(error);
       else if (!isAbort(error)) throw error;
       return;
     }
-    const { action, consent, status } = build.value;
+    const { action, consent, status } = build;
     if (action !== null) {
       show(null);
-      build.value = null;
-      go(testbed.name, "change", action);
+      note(null);
+      if (isHere.current) go(testbed.name, "change", action);
     } else if (consent !== null && !consents.includes(consent.digest)) {
       if (await consentTo(consent)) await up([...consents, consent.digest]);
     } else if (status === undefined) {
-      problem.value = new ApiProblem({ status: 0, detail: "the connection was lost while it was built" });
-      build.value = null;
+      fail(new ApiProblem({ status: 0, detail: "the connection was lost while it was built" }));
+    } else if (!isHere.current) {
+      const detail = `${testbed.name} was not brought up`;
+      complain(new ApiProblem({ status: 0, detail, hint: "Plan and up shows why" }));
     }
   };
 
@@ -162,7 +183,7 @@ export default function Change({ testbed, of }: ViewProps) {
               Down…
             </button>
             {building && (
-              <button type="button" onClick={() => aborting.current?.abort()}>
+              <button type="button" onClick={() => own.stop()}>
                 Stop the build
               </button>
             )}
@@ -182,7 +203,7 @@ export default function Change({ testbed, of }: ViewProps) {
         }}
       />
       {problem.value !== null && <Problem problem={problem.value} />}
-      {build.value !== null && <BuildReport build={build.value} />}
+      {own !== undefined && <BuildReport build={own.build} />}
       {plan !== null && <PlanReport testbed={testbed} plan={plan} />}
       {of !== "" && <ActionReport testbed={testbed} uuid={of} key={of} />}
       <History testbed={testbed} shown={of} />

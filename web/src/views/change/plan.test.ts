@@ -66,7 +66,8 @@ test("what is done to a guest is the heaviest of its changes", () => {
 });
 
 test("changes are grouped by guest, then by host", () => {
-  const found = grouped([change("create", null), change("create", "web"), change("update", "web")]);
+  const ready = change("create", "web", { kind: "ready", follows: true });
+  const found = grouped([change("create", null), change("create", "web"), change("update", "web"), ready]);
   assert.deepEqual(
     found.map(({ title, changes }) => [title, changes.length]),
     [

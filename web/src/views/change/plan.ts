@@ -139,11 +139,15 @@ export interface Group {
   changes: PlannedChange[];
 }
 
-/** Return changes by what they belong to: guests first, each by itself, then what is on a host. */
+/**
+ * Return changes by what they belong to: guests first, each by itself, then what is on a host.
+ *
+ * What follows from other changes, as that a guest is ready again, is left out, as `plan` does.
+ */
 export function grouped(changes: readonly PlannedChange[]): Group[] {
   const guests = new Map<string, Group>();
   const hosts = new Map<string, Group>();
-  for (const change of changes) {
+  for (const change of changes.filter((each) => !each.follows)) {
     const [groups, key] = change.guest === null ? [hosts, change.host] : [guests, change.guest];
     const known = groups.get(key);
     if (known !== undefined) known.changes.push(change);

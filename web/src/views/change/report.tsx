@@ -134,9 +134,9 @@ function Groups({ testbed, groups }: { testbed: Testbed; groups: Group[] }) {
 }
 
 function Change({ change }: { change: PlannedChange }) {
-  const { verb, pending, follows, subject, because, loses, touches, waits_for } = change;
+  const { verb, pending, subject, because, loses, touches, waits_for } = change;
   return (
-    <li class={follows ? "follows" : ""}>
+    <li>
       <Badge tone={pending ? "off" : verbTone(verb)}>{pending ? `${verb} (pending)` : verb}</Badge> {subject}
       {because.join() !== "new" && because.length > 0 && <div class="quiet">{because.join("; ")}</div>}
       {pending && (

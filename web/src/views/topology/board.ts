@@ -54,6 +54,7 @@ export class Board {
   /** How often a picture was to be shown: only the last one is. */
   #shows = 0;
   #problems: ReadonlyMap<string, string> = new Map();
+  #broken: ReadonlyMap<string, string> = new Map();
   #found: ReadonlySet<string> | null = null;
   #chosen: [kind: string, name: string] = ["", ""];
   /** What is to be shown, by the names of cards, and which of it was not drawn yet. */
@@ -137,6 +138,7 @@ export class Board {
     this.#move(before);
     if (focused !== null) next.cards.get(focused)?.group.focus({ preventScroll: true });
     this.setHosts(this.#problems);
+    this.setSegments(this.#broken);
     this.setFound(this.#found);
     this.setChosen(...this.#chosen);
   }
@@ -190,6 +192,18 @@ export class Board {
     }
     this.#dirty.clear();
     if (changed.length <= MOST_HIGHLIGHTS) for (const group of changed) flash(group);
+  }
+
+  /** Show which bridges and the like are not as they should be. */
+  setSegments(problems: ReadonlyMap<string, string>): void {
+    this.#broken = problems;
+    for (const [name, groups] of this.#index.bars)
+      for (const group of groups) {
+        const problem = problems.get(name);
+        const label = this.#index.cards.get(name)?.label ?? name;
+        group.classList.toggle("broken", problem !== undefined);
+        group.setAttribute("aria-label", problem === undefined ? label : `${label}: ${problem}`);
+      }
   }
 
   /** Show which hosts do not answer. */
@@ -444,6 +458,7 @@ function draw(card: Card, mark: Mark | null): boolean {
   if (dot === null || (card.mark?.word === mark?.word && card.mark?.tone === mark?.tone)) return false;
   card.mark = mark;
   dot.setAttribute("class", mark === null ? "mark" : `mark ${mark.tone}`);
+  group.classList.toggle("troubled", mark?.tone === "bad");
   if (state !== null) state.textContent = short(mark?.word ?? "");
   group.setAttribute("aria-label", mark === null ? label : `${label}: ${mark.word}`);
   return true;

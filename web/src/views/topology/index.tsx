@@ -69,7 +69,15 @@ export default function Topology({ testbed }: ViewProps) {
             choose={setChosen}
           />
         ) : (
-          <Picture picture={picture} states={states} found={found} chosen={chosen} choose={choose} />
+          <Picture
+            picture={picture}
+            states={states}
+            found={found}
+            chosen={chosen}
+            choose={choose}
+            filter={filter}
+            setFilter={setFilter}
+          />
         )}
         {chosen !== null && (
           <Panel
@@ -213,9 +221,11 @@ interface PictureProps {
   found: ReadonlySet<string> | null;
   chosen: Chosen | null;
   choose(chosen: Chosen): void;
+  filter: Filter;
+  setFilter(filter: Filter): void;
 }
 
-function Picture({ picture, states, found, chosen, choose }: PictureProps) {
+function Picture({ picture, states, found, chosen, choose, filter, setFilter }: PictureProps) {
   const frame = useRef<HTMLElement>(null);
   const board = useRef<Board | null>(null);
   const latest = useRef(choose);
@@ -239,6 +249,7 @@ function Picture({ picture, states, found, chosen, choose }: PictureProps) {
     drawn.current = picture;
     board.current?.setStates(withStacks(picture, states.guests.peek()));
     board.current?.setHosts(states.hosts.peek());
+    board.current?.setSegments(states.segments.peek());
     board.current?.setFound(found);
   }, [picture, found, states]);
   // before the frame becomes smaller for the panel: what was chosen stays in it
@@ -248,6 +259,7 @@ function Picture({ picture, states, found, chosen, choose }: PictureProps) {
     if (drawn.current !== null) board.current?.setStates(withStacks(drawn.current, guests));
   });
   useSignalEffect(() => board.current?.setHosts(states.hosts.value));
+  useSignalEffect(() => board.current?.setSegments(states.segments.value));
   const only = found?.size === 1 ? [...found][0] : undefined;
   useEffect(() => {
     if (only !== undefined) board.current?.reveal("node", only);
@@ -276,7 +288,7 @@ function Picture({ picture, states, found, chosen, choose }: PictureProps) {
           {Math.round(zoom * 100)} %
         </span>
       </div>
-      <Legend states={states} />
+      <Legend states={states} filter={filter} setFilter={setFilter} />
     </div>
   );
 }
@@ -289,8 +301,8 @@ function withStacks(picture: TestbedPicture, guests: ReadonlyMap<string, Mark>):
   ]);
 }
 
-/** How many guests are in which state. */
-function Legend({ states }: { states: States }) {
+/** How many guests are in which state; what is chosen of it stands out in the picture. */
+function Legend({ states, filter, setFilter }: Pick<PictureProps, "states" | "filter" | "setFilter">) {
   const words = new Map<string, { mark: Mark; count: number }>();
   for (const mark of states.guests.value.values()) {
     const word = plainState(mark.word);
@@ -300,8 +312,14 @@ function Legend({ states }: { states: States }) {
     <ul class="legend" aria-label={marks.value === null ? "States" : "What the plan would do"}>
       {[...words].map(([word, { mark, count }]) => (
         <li key={word} class={mark.tone}>
-          <span class="dot" aria-hidden="true" />
-          {count} {word}
+          <button
+            type="button"
+            aria-pressed={filter.state === word}
+            onClick={() => setFilter({ ...filter, state: filter.state === word ? "" : word })}
+          >
+            <span class="dot" aria-hidden="true" />
+            {count} {word}
+          </button>
         </li>
       ))}
     </ul>

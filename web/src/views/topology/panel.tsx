@@ -3,8 +3,9 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../../api";
 import type { Mark } from "../../marks";
+import { concerns } from "../../said";
 import { linkTo } from "../../shell/router";
-import { Badge } from "../../shell/state";
+import { Badge, reasonWord } from "../../shell/state";
 import type { Testbed } from "../../testbed";
 import type { Action, Fault, PictureNode, TestbedPicture } from "../../types";
 import { GuestActions } from "../guest/actions";
@@ -107,7 +108,14 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
       {differences.map((line) => (
         <p key={line}>{line}</p>
       ))}
-      <Faults testbed={testbed} about={(fault) => fault.guest === node.name} />
+      {mark?.tone === "bad" && states.hosts.value.has(node.host) && (
+        <p>{states.hosts.value.get(node.host)}</p>
+      )}
+      <Faults
+        testbed={testbed}
+        about={(fault) => fault.guest === node.name}
+        with={(action) => concerns(action, node.name)}
+      />
       {guest !== undefined && <GuestActions testbed={testbed} guest={guest} />}
       <div class="actions">
         <a href={linkTo(testbed.name, "guests", node.name)}>Console, charts and more</a>
@@ -139,7 +147,7 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
               <li key={change.number}>
                 <time dateTime={change.time}>{new Date(change.time).toLocaleTimeString()}</time>{" "}
                 {change.before} → {change.state}
-                {change.reason !== undefined && `: ${change.reason}`}
+                {change.reason !== undefined && `: ${reasonWord(change.reason)}`}
               </li>
             ))}
           </ul>
@@ -158,6 +166,7 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
 
 function AboutSegment(props: Props & { node: PictureNode }) {
   const { node, picture } = props;
+  const problem = props.states.segments.value.get(node.name);
   return (
     <>
       <h2>{node.name}</h2>
@@ -165,6 +174,11 @@ function AboutSegment(props: Props & { node: PictureNode }) {
         {KINDS[node.kind] ?? node.kind}
         {node.host !== "" && ` on ${node.host}`}
       </p>
+      {problem !== undefined && (
+        <p>
+          <Badge tone="bad">{problem}</Badge>
+        </p>
+      )}
       {node.details.map((line) => (
         <p key={line}>{line}</p>
       ))}
@@ -185,7 +199,11 @@ function AboutHost(props: Props) {
           <Badge tone="bad">{problem}</Badge>
         </p>
       )}
-      <Faults testbed={testbed} about={(fault) => fault.host === chosen.name && fault.guest === null} />
+      <Faults
+        testbed={testbed}
+        about={(fault) => fault.host === chosen.name && fault.guest === null}
+        with={(action) => action.command === "up"}
+      />
       <On {...props} found={onHost(picture, chosen.name)} />
     </>
   );
@@ -261,8 +279,15 @@ function GuestLine({
   );
 }
 
-/** The faults of the last action that had any of this. */
-function Faults({ testbed, about }: { testbed: Testbed; about(fault: Fault): boolean }) {
+interface FaultsProps {
+  testbed: Testbed;
+  about(fault: Fault): boolean;
+  /** Whether an action would have such faults, if anything had failed. */
+  with(action: Action): boolean;
+}
+
+/** The faults of the last action that had to do with this: what was done well since is no fault any more. */
+function Faults({ testbed, about, with: isWith }: FaultsProps) {
   const [actions, setActions] = useState<readonly Action[]>([]);
   const version = testbed.topologyVersion.value;
   useEffect(() => {
@@ -275,8 +300,9 @@ function Faults({ testbed, about }: { testbed: Testbed; about(fault: Fault): boo
     );
     return () => stop.abort();
   }, [testbed, version]);
-  // what an up has done well since is no fault any more
-  const last = actions.find((action) => action.faults.some(about) || action.command === "up");
+  const last = actions.find(
+    (action) => action.state !== "running" && (action.faults.some(about) || isWith(action)),
+  );
   const faults = last?.faults.filter(about) ?? [];
   return (
     <>

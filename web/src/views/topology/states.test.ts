@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { signal } from "@preact/signals";
 import type { ActionLog, NumberedStep } from "../../testbed";
 import type { Action, GuestStatus } from "../../types";
-import { busyGuests, differencesOf, doing, shownState } from "./states";
+import { busyGuests, differencesOf, doing, segmentProblems, shownState } from "./states";
 
 function status(more: Partial<GuestStatus>): GuestStatus {
   return { state: "running", health: null, asked: null, reason: null, ...more } as GuestStatus;
@@ -75,4 +75,12 @@ test("differences are found by what they are of", () => {
   ];
   assert.deepEqual([...differencesOf("guest", lines)], [["web", `${lines[0]}\n${lines[1]}`]]);
   assert.deepEqual([...differencesOf("host", lines)], [["beta", "host beta: no route"]]);
+  const segments = ["bridge lab-br0: is missing", "logical switch sw: is missing", ...lines];
+  assert.deepEqual(
+    [...segmentProblems("lab", segments)],
+    [
+      ["br0", "bridge lab-br0: is missing\nbridge br0: x"],
+      ["sw", "logical switch sw: is missing"],
+    ],
+  );
 });

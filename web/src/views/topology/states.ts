@@ -72,10 +72,26 @@ export function differencesOf(kind: "guest" | "host", differences: readonly stri
   return found;
 }
 
-/** What the picture says of all guests and hosts. */
+const OF_SEGMENT = /^(?!guest |host )(\S.*?) (\S+?): /;
+
+/** Return what differs of bridges, switches and routers, by their names in the testbed. */
+export function segmentProblems(lab: string, differences: readonly string[]): Map<string, string> {
+  const found = new Map<string, string>();
+  for (const line of differences) {
+    const name = OF_SEGMENT.exec(line)?.[2];
+    if (name === undefined) continue;
+    const own = name.startsWith(`${lab}-`) ? name.slice(lab.length + 1) : name;
+    found.set(own, [found.get(own) ?? [], line].flat().join("\n"));
+  }
+  return found;
+}
+
+/** What the picture says of all guests, hosts and segments. */
 export interface States {
   readonly guests: ReadonlySignal<ReadonlyMap<string, Mark>>;
   readonly hosts: ReadonlySignal<ReadonlyMap<string, string>>;
+  /** What is wrong with bridges and the like; only of what differs from what was brought up. */
+  readonly segments: ReadonlySignal<ReadonlyMap<string, string>>;
 }
 
 /** Return what is shown of a testbed. The maps are new at each change. */
@@ -102,5 +118,8 @@ export function statesOf(testbed: Testbed): States {
       return found;
     }),
     hosts: computed(() => differencesOf("host", testbed.differences.value)),
+    segments: computed(() =>
+      segmentProblems(testbed.name, isDegraded.value ? testbed.differences.value : []),
+    ),
   };
 }

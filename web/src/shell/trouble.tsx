@@ -1,0 +1,68 @@
+/** What is wrong with a testbed and why, in a line with the rest below it, and where it is mended. */
+
+import { useEffect, useState } from "preact/hooks";
+import { ApiProblem, call, pathOf } from "../api";
+import { counted, faultWord, spokenOf } from "../said";
+import type { Testbed } from "../testbed";
+import type { Action } from "../types";
+import { linkTo } from "./router";
+import { phaseTone, phaseWord } from "./state";
+
+/** How many lines are shown below the first. */
+const MOST_LINES = 100;
+
+export function Trouble({ testbed }: { testbed: Testbed }) {
+  const deployment = testbed.deployment.value;
+  const failed = useFailed(testbed);
+  if (deployment === null || testbed.running !== null || phaseTone(deployment) !== "bad") return null;
+  const causes = failed === null ? [] : failed.faults.map(faultWord);
+  const lines = [...causes, ...testbed.differences.value];
+  if (lines.length === 0) return null;
+  const [first, ...others] = lines;
+  return (
+    <section class="strip bad trouble" aria-label="What is wrong">
+      {others.length === 0 ? (
+        <p>{first}</p>
+      ) : (
+        <details>
+          <summary>
+            {first} <span class="quiet">and {counted(others.length, "more problem")}</span>
+          </summary>
+          <ul>
+            {others.slice(0, MOST_LINES).map((line) => (
+              <li key={line}>{line}</li>
+            ))}
+            {others.length > MOST_LINES && <li>and {others.length - MOST_LINES} more</li>}
+          </ul>
+        </details>
+      )}
+      {failed !== null && (
+        <a href={linkTo(testbed.name, "change", failed.uuid)}>What {spokenOf(failed)} did</a>
+      )}
+      <a href={linkTo(testbed.name, "change")}>
+        {phaseWord(deployment) === "degraded" ? "Plan a repair" : "Plan and up"}
+      </a>
+    </section>
+  );
+}
+
+/** Return the last action of a testbed where it is what left that half-way. */
+function useFailed(testbed: Testbed): Action | null {
+  const [stored, setStored] = useState<Action | null>(null);
+  const deployment = testbed.deployment.value;
+  const isFailed = deployment !== null && deployment.state === "failed";
+  const uuid = isFailed ? deployment.last_action_uuid : null;
+  const version = testbed.topologyVersion.value;
+  useEffect(() => {
+    if (!isFailed) return;
+    const stop = new AbortController();
+    call<Action[]>("GET", pathOf(testbed.name, "actions"), undefined, stop.signal).then(
+      (actions) => setStored(actions.find((each) => each.faults.length > 0) ?? null),
+      (error: unknown) => {
+        if (!(error instanceof ApiProblem) && !stop.signal.aborted) throw error;
+      },
+    );
+    return () => stop.abort();
+  }, [testbed, isFailed, uuid, version]);
+  return isFailed ? stored : null;
+}
