@@ -1,10 +1,11 @@
-"""A guest is seen as libvirt has it: its console and its screen, and at once what happens to it elsewhere."""
+"""A guest is seen as libvirt has it: its console, its screen, the page, and what is done elsewhere."""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +54,7 @@ for event in connect(None).events("lab"):
         break
 """
 
+STORY = Path(__file__).parent / "page_story.py"
 #: Logs in on the console, is watched by a second user, loses it to a third, and speaks with the screen.
 TERMINALS = """\
 import json, socket
@@ -132,3 +134,8 @@ def test_console_and_screen_and_what_virsh_does(real_host: TestHost, project: Pr
         "left paused running None quick",
         "left running shut off destroyed quick",
     ]
+    yaml = str(project.folder / "kvm-compose.yaml")
+    words = [yaml, "[{name: br0}]", "[{name: br0}, {name: br1}]"]
+    done = real_host.run([sys.executable, str(STORY), *words], env=project.env, timeout=400)
+    assert done.stdout.splitlines() == ["broken", "mended", "console", "plan"]
+    real_host.run(["ovs-vsctl", "br-exists", "lab-br1"])
