@@ -806,11 +806,13 @@ def test_why_names_the_input_that_changed(built: Bench) -> None:
     assert after["recipe"] == after["built_from"] == answer["recipe"]
 
 
-def test_why_takes_a_path_or_a_task_and_refuses_the_rest(built: Bench) -> None:
+def test_why_takes_a_path_a_task_or_a_guest_and_refuses_the_rest(built: Bench) -> None:
     by_task = built.run("why", "--json", "domain-xml:server").json
     for name in (SERVER_XML, "server-domain.xml"):
         assert built.run("why", "--json", name).json == by_task
-    assert built.run("why", "server").status == 2
+    of_guest = built.run("why", "server").out
+    assert all(f"{path} (" in of_guest for path in (SERVER_XML, SERVER_ISO, SERVER_DISK))
+    assert CLIENT_XML not in of_guest
     assert built.run("why", "nothing").status == 2
 
 
