@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { concerns, counted, faultWord, spoken, spokenOf, stepWord } from "./said";
+import { concerns, counted, failureWord, faultWord, spoken, spokenOf, stepWord } from "./said";
 
 test("an action is called as on the command line, with its guests", () => {
   assert.equal(spoken({ command: "start", options: { verb: "start" } }), "start");
@@ -19,6 +19,9 @@ test("a step or a fault names its guest once", () => {
   assert.equal(stepWord({ name: "check", guest: null, host: null }), "check");
   assert.equal(faultWord({ step: "start:web", guest: "web", message: "no room" }), "start web: no room");
   assert.equal(faultWord({ step: "", guest: null, message: "no room" }), "no room");
+  const up = { command: "up", options: {}, refused: false };
+  assert.equal(failureWord({ ...up, state: "cancelled" }), "up was cancelled");
+  assert.equal(failureWord({ ...up, state: "succeeded" }), "");
   assert.equal(counted(1, "step"), "1 step");
   assert.equal(counted(0, "step"), "0 steps");
 });

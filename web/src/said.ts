@@ -38,6 +38,21 @@ export function faultWord({ guest, step, message }: Pick<Fault, "guest" | "step"
   return [...about(guest, step), message].join(": ");
 }
 
+/** Return a sentence about an action that did not succeed; empty for one that did. */
+export function failureWord(action: Pick<Action, "command" | "options" | "state" | "refused">): string {
+  const word = spokenOf(action);
+  switch (action.state) {
+    case "failed":
+      return `${word} ${action.refused ? "was refused: the testbed was not changed" : "failed"}`;
+    case "cancelled":
+      return `${word} was cancelled`;
+    case "interrupted":
+      return `${word} was interrupted: the server ended while it ran`;
+    default:
+      return "";
+  }
+}
+
 /** Return a number of things in words: `1 step`, `2 steps`. */
 export function counted(count: number, what: string): string {
   return `${count} ${what}${count === 1 ? "" : "s"}`;

@@ -21,7 +21,7 @@ whenSessionOver(() => {
     signInProblem.value = new ApiProblem({
       status: 401,
       detail: "the session is over",
-      hint: "kvm-compose ui opens this page again",
+      hint: "it ends with the server: kvm-compose ui opens this page again",
     });
   }
   session.value = null;

@@ -2,11 +2,11 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../api";
-import { counted, faultWord, spokenOf } from "../said";
+import { counted, failureWord, faultWord, spokenOf } from "../said";
 import type { Testbed } from "../testbed";
 import type { Action } from "../types";
 import { linkTo } from "./router";
-import { phaseTone, phaseWord } from "./state";
+import { phaseWord } from "./state";
 
 /** How many lines are shown below the first. */
 const MOST_LINES = 100;
@@ -14,8 +14,10 @@ const MOST_LINES = 100;
 export function Trouble({ testbed }: { testbed: Testbed }) {
   const deployment = testbed.deployment.value;
   const failed = useFailed(testbed);
-  if (deployment === null || testbed.running !== null || phaseTone(deployment) !== "bad") return null;
-  const causes = failed === null ? [] : failed.faults.map(faultWord);
+  if (deployment === null || testbed.running !== null) return null;
+  const isDegraded = phaseWord(deployment) === "degraded";
+  if (!isDegraded && deployment.state !== "failed") return null;
+  const causes = failed === null ? [] : causesOf(failed);
   const lines = [...causes, ...testbed.differences.value];
   if (lines.length === 0) return null;
   const [first, ...others] = lines;
@@ -39,14 +41,17 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
       {failed !== null && (
         <a href={linkTo(testbed.name, "change", failed.uuid)}>What {spokenOf(failed)} did</a>
       )}
-      <a href={linkTo(testbed.name, "change")}>
-        {phaseWord(deployment) === "degraded" ? "Plan a repair" : "Plan and up"}
-      </a>
+      <a href={linkTo(testbed.name, "change")}>{isDegraded ? "Plan a repair" : "Plan and up"}</a>
     </section>
   );
 }
 
-/** Return the last action of a testbed where it is what left that half-way. */
+/** Return why an action did not succeed: its faults, or that it was cancelled. */
+function causesOf(action: Action): string[] {
+  return action.faults.length > 0 ? action.faults.map(faultWord) : [failureWord(action)];
+}
+
+/** Return the last action that did not succeed where it left a testbed half-way. */
 function useFailed(testbed: Testbed): Action | null {
   const [stored, setStored] = useState<Action | null>(null);
   const deployment = testbed.deployment.value;
@@ -57,7 +62,7 @@ function useFailed(testbed: Testbed): Action | null {
     if (!isFailed) return;
     const stop = new AbortController();
     call<Action[]>("GET", pathOf(testbed.name, "actions"), undefined, stop.signal).then(
-      (actions) => setStored(actions.find((each) => each.faults.length > 0) ?? null),
+      (actions) => setStored(actions.find((each) => !each.refused && failureWord(each) !== "") ?? null),
       (error: unknown) => {
         if (!(error instanceof ApiProblem) && !stop.signal.aborted) throw error;
       },

@@ -116,12 +116,13 @@ export function Faults({ testbed, action }: { testbed: Testbed; action: Action }
 }
 
 function StageReport({ stage }: { stage: Stage }) {
-  const { name, running, failed, done, skipped } = stage;
-  const tone: Tone = failed.length > 0 ? "bad" : running.length > 0 ? "busy" : "good";
+  const { name, running, failed, cancelled, done, skipped } = stage;
+  const tone: Tone = failed.length > 0 ? "bad" : running.length > 0 ? "busy" : cancelled > 0 ? "off" : "good";
   const counts = [
     ...(done > 0 ? [`${done} done`] : []),
     ...(skipped > 0 ? [`${skipped} unchanged`] : []),
     ...(failed.length > 0 ? [`${failed.length} failed`] : []),
+    ...(cancelled > 0 ? [`${cancelled} cancelled`] : []),
   ];
   const names = running
     .slice(0, 3)

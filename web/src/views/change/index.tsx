@@ -146,7 +146,7 @@ export default function Change({ testbed, of }: ViewProps) {
               purge.value = event.currentTarget.checked;
             }}
           />
-          Also remove the disks: what guests wrote is lost
+          Also remove disks, snapshots and built images: what guests wrote is lost
         </label>
       </>,
       "Take down",

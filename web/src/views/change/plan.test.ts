@@ -122,7 +122,7 @@ test("a build is what its events say", () => {
 });
 
 test("steps by stage", () => {
-  const step = (stage: string, state: "running" | "done" | "skipped" | "failed") => ({
+  const step = (stage: string, state: "cancelled" | "running" | "done" | "skipped" | "failed") => ({
     name: "n",
     stage,
     state,
@@ -131,18 +131,25 @@ test("steps by stage", () => {
     guest: null,
     host: null,
   });
-  const found = stages([step("a", "done"), step("b", "running"), step("a", "skipped"), step("b", "failed")]);
+  const found = stages([
+    step("a", "done"),
+    step("b", "running"),
+    step("a", "skipped"),
+    step("b", "failed"),
+    step("b", "cancelled"),
+  ]);
   assert.deepEqual(
-    found.map(({ name, done, skipped, running, failed }) => [
+    found.map(({ name, done, skipped, running, failed, cancelled }) => [
       name,
       done,
       skipped,
       running.length,
       failed.length,
+      cancelled,
     ]),
     [
-      ["a", 1, 1, 0, 0],
-      ["b", 0, 0, 1, 1],
+      ["a", 1, 1, 0, 0, 0],
+      ["b", 0, 0, 1, 1, 1],
     ],
   );
 });

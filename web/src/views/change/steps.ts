@@ -6,6 +6,7 @@ export interface Stage {
   name: string;
   running: Step[];
   failed: Step[];
+  cancelled: number;
   done: number;
   skipped: number;
 }
@@ -16,11 +17,12 @@ export function stages(steps: Iterable<Step>): Stage[] {
   for (const step of steps) {
     let stage = found.get(step.stage);
     if (stage === undefined) {
-      stage = { name: step.stage, running: [], failed: [], done: 0, skipped: 0 };
+      stage = { name: step.stage, running: [], failed: [], cancelled: 0, done: 0, skipped: 0 };
       found.set(step.stage, stage);
     }
     if (step.state === "running") stage.running.push(step);
-    else if (step.state === "failed" || step.state === "cancelled") stage.failed.push(step);
+    else if (step.state === "failed") stage.failed.push(step);
+    else if (step.state === "cancelled") stage.cancelled++;
     else if (step.state === "skipped") stage.skipped++;
     else stage.done++;
   }

@@ -20,6 +20,12 @@ function clock(time: number): string {
   return new Date(time * 1000).toLocaleTimeString();
 }
 
+/** Return the first and the last moment that a chart shows; uPlot makes a day of a single sample. */
+function shownTime(samples: readonly Sample[]): [number, number] {
+  const last = samples.at(-1)?.time ?? Date.now() / 1000;
+  return [Math.min(samples[0]?.time ?? last, last - LEAST_SECONDS), last];
+}
+
 export class Chart {
   readonly #parent: HTMLElement;
   readonly #series: readonly Series[];
@@ -77,7 +83,7 @@ export class Chart {
         // the text of a time reaches beyond the last one
         padding: [8, 36, 0, 0],
         scales: {
-          x: { range: (_plot, first, last) => [Math.min(first, last - LEAST_SECONDS), last] },
+          x: { range: () => shownTime(this.#samples) },
           y: { range: (_plot, _least, most) => [0, Math.max(most * 1.15, 0.1)] },
         },
         axes: [

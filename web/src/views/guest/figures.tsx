@@ -21,7 +21,9 @@ export function Figures({ guest }: { guest: Guest }) {
           ? []
           : [
               { tone: "new", text: `${share(last.cpu)} of one CPU` },
-              { tone: "", text: `at most ${share(Math.max(...cpu))} in ${span}` },
+              ...(samples.length > 1
+                ? [{ tone: "", text: `at most ${share(Math.max(...cpu))} in ${span}` }]
+                : []),
             ]}
       </Figure>
       <Figure title="Memory" samples={samples} series={MEMORY}>

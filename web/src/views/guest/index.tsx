@@ -4,6 +4,7 @@ import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../../api";
+import { faultWord } from "../../said";
 import { mayChange } from "../../session";
 import { Problem } from "../../shell/labs";
 import type { ViewProps } from "../../shell/lazy";
@@ -131,7 +132,7 @@ function LastFault({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
   const { fault, uuid } = last;
   return (
     <>
-      <Problem problem={{ message: `${fault.step}: ${fault.message}`, hint: fault.hint ?? undefined }} />
+      <Problem problem={{ message: faultWord(fault), hint: fault.hint ?? undefined }} />
       <p>
         <a href={linkTo(testbed.name, "change", uuid)}>The action that failed</a>
       </p>

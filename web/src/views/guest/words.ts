@@ -45,7 +45,10 @@ export function advice(guest: GuestStatus): string {
     return "Its host does not answer: see what the page says of the host, and whether it is on.";
   if (state === "unsupported") return "No runtime of this server runs guests of this kind.";
   if (state === "golden") return "A golden image: clones are made of it, and it is off meanwhile.";
-  if (asked === state) return "It was asked to be so, and up leaves it: Start or Resume undoes that.";
+  if (asked === state) {
+    const back = state === "paused" ? "Resume lets it run on" : "Start starts it";
+    return `It was asked to be so, and up leaves it: ${back}.`;
+  }
   if (state === "paused") {
     return reason?.includes("I/O error")
       ? "Its disk could not be written: make room on its host, then resume it."
