@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fake_lab import FakeLab
-from playwright.sync_api import expect
+from playwright.sync_api import APIResponse, Route, expect
 from visitor import LOST_CONNECTION, Visitor
 
 from kvmcompose.server.people import Role
@@ -79,6 +79,35 @@ def test_a_server_that_stops_is_noticed(lab: FakeLab, visit: Visitor) -> None:
     expect(page.get_by_text("the session is over")).to_be_visible()
     visit.open("lab")
     expect(page.get_by_role("heading", name="lab")).to_be_visible()
+
+
+def test_a_late_answer_about_an_earlier_session_ends_no_other(lab: FakeLab, visit: Visitor) -> None:
+    """A link that is opened in the page of a server that was restarted."""
+    visit.expected += [LOST_CONNECTION, _NOT_SIGNED_IN]
+    page = visit.open("")
+    held: list[tuple[Route, APIResponse]] = []
+
+    def hold(route: Route) -> None:
+        if not held:
+            held.append((route, route.fetch()))
+        else:
+            route.continue_()
+
+    lab.stop()
+    lab.start()
+    page.route("**/api/deployments", hold)
+    while not held:  # the list is asked for every five seconds
+        page.wait_for_timeout(50)
+    route, answer = held[0]
+    assert answer.status == 401
+    key = page.evaluate("() => JSON.stringify(localStorage)")
+    page.evaluate("link => { location.hash = new URL(link).hash }", lab.link())
+    page.wait_for_function("key => JSON.stringify(localStorage) !== key", arg=key)
+    route.fulfill(response=answer)
+    with page.expect_response("**/api/deployments"):
+        pass
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(page.get_by_text("the session is over")).to_be_hidden()
 
 
 def test_places_that_are_not_there(visit: Visitor) -> None:

@@ -75,7 +75,8 @@ export async function send(
     });
   }
   if (response.ok) return response;
-  if (response.status === 401) onSessionOver();
+  // an answer about an earlier session says nothing of the one since
+  if (response.status === 401 && key === sessionKey()) onSessionOver();
   throw new ApiProblem(await problemOf(response));
 }
 
@@ -108,7 +109,7 @@ export function openSocket(path: string): WebSocket {
   );
   socket.binaryType = "arraybuffer";
   socket.addEventListener("close", ({ code }) => {
-    if (code === SESSION_OVER) onSessionOver();
+    if (code === SESSION_OVER && key === sessionKey()) onSessionOver();
   });
   return socket;
 }
@@ -134,6 +135,7 @@ export function follow(path: () => string, follower: Follower): () => void {
   let stopped = false;
 
   const connect = () => {
+    const key = sessionKey();
     const opened = openSocket(path());
     let wasOpen = false;
     socket = opened;
@@ -146,7 +148,7 @@ export function follow(path: () => string, follower: Follower): () => void {
     opened.addEventListener("close", ({ code }) => {
       if (stopped) return;
       follower.connected(false);
-      if (code === ENDED || code === SESSION_OVER) {
+      if (code === ENDED || (code === SESSION_OVER && key === sessionKey())) {
         follower.ended();
         return;
       }

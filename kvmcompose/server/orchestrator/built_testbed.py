@@ -18,6 +18,11 @@ def read_testbed(source: ProjectFolder) -> LoadedTestbed:
     folder = source.location
     try:
         document = source.read("state.json")
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"{folder} is not built: it has no state.json",
+            hint="kvm-compose up builds it and brings it up, kvm-compose generate only builds it",
+        ) from error
     except OSError as error:
         raise RefusedError(
             f"{folder / 'state.json'} cannot be read: {(error.strerror or str(error)).lower()}",

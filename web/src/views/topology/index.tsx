@@ -8,6 +8,7 @@ import { ApiProblem, call, pathOf } from "../../api";
 import { type Mark, marks } from "../../marks";
 import { Problem } from "../../shell/labs";
 import type { ViewProps } from "../../shell/lazy";
+import { linkTo } from "../../shell/router";
 import type { Testbed } from "../../testbed";
 import type { PictureNode, TestbedPicture } from "../../types";
 import { Board } from "./board";
@@ -42,7 +43,15 @@ export default function Topology({ testbed }: ViewProps) {
     setOpened((now) => (now.includes(stack) ? now.filter((each) => each !== stack) : [...now, stack]));
   const found = useFound(picture, filter, states);
   if (picture === null) {
-    return problem === null ? <p class="sheet quiet">…</p> : <Problem problem={problem} />;
+    if (problem === null) return <p class="sheet quiet">…</p>;
+    // what is said above already is not said again
+    return problem.message === testbed.problem.value?.detail ? (
+      <p class="sheet">
+        There is no picture of it yet. <a href={linkTo(testbed.name, "change")}>Plan and up</a>
+      </p>
+    ) : (
+      <Problem problem={problem} />
+    );
   }
   const choose = (next: Chosen | null) => {
     setChosen(next);
