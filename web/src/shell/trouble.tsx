@@ -2,7 +2,7 @@
 
 import { useEffect, useState } from "preact/hooks";
 import { ApiProblem, call, pathOf } from "../api";
-import { counted, failureWord, faultWord, spokenOf } from "../said";
+import { failureWord, faultWord, spokenOf } from "../said";
 import type { Testbed } from "../testbed";
 import type { Action } from "../types";
 import { linkTo } from "./router";
@@ -28,9 +28,10 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
       ) : (
         <details>
           <summary>
-            {first} <span class="quiet">and {counted(others.length, "more problem")}</span>
+            {first} <span class="quiet">and {others.length} more</span>
           </summary>
-          <ul>
+          {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls */}
+          <ul tabIndex={0}>
             {others.slice(0, MOST_LINES).map((line) => (
               <li key={line}>{line}</li>
             ))}

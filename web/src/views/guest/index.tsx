@@ -12,6 +12,7 @@ import { linkTo } from "../../shell/router";
 import { GuestBadge } from "../../shell/state";
 import type { Guest, Testbed } from "../../testbed";
 import type { Fault, GuestStatus, GuestTerminals } from "../../types";
+import { compare } from "../topology/graph";
 import { GuestActions } from "./actions";
 import { Console } from "./console";
 import { Figures } from "./figures";
@@ -30,7 +31,7 @@ export default function GuestView({ testbed, of }: ViewProps) {
 
 /** All guests, or that there is none of a name. */
 function NoGuest({ testbed, name }: { testbed: Testbed; name: string }) {
-  const guests = [...testbed.guests.value.values()];
+  const guests = [...testbed.guests.value.values()].sort((one, other) => compare(one.name, other.name));
   return (
     <div class="sheet">
       <h2>{name === "" ? "Guests" : name}</h2>
