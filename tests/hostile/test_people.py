@@ -19,6 +19,7 @@ from kvmcompose.core.deployment import Health, NewDeployment, Phase
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.providers.fake import FakeDrivers
 from kvmcompose.server.actions import Actions
+from kvmcompose.server.api import project_routes
 from kvmcompose.server.api import service as api
 from kvmcompose.server.api.routes import router
 from kvmcompose.server.orchestrator import Orchestrator, Outcome
@@ -41,6 +42,15 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/console?guest=a", None),
     ("GET", "/deployments/alices/capture?target=br0", None),
     ("GET", "/deployments/alices/guests/a/ssh", None),
+    ("GET", "/deployments/alices/guests/a/terminals", None),
+    ("GET", "/deployments/alices/guests/a/console", None),
+    ("GET", "/deployments/alices/guests/a/screen", None),
+    ("GET", "/deployments/alices/project/file", None),
+    ("PUT", "/deployments/alices/project/file", {"text": "", "digest": "0" * 64}),
+    ("POST", "/deployments/alices/project/check", {"text": ""}),
+    ("POST", "/deployments/alices/project/plan", {}),
+    ("GET", "/deployments/alices/project/why?guest=a", None),
+    ("POST", "/deployments/alices/project/up", {}),
     ("GET", "/deployments/alices/events", None),
     ("GET", "/deployments/alices/events?after=0&status=true", None),
     ("GET", "/deployments/alices/actions", None),
@@ -72,8 +82,13 @@ def test_anothers_deployment_is_closed(shared: Shared, method: str, target: str,
 
 
 def test_no_route_is_left_out() -> None:
-    routes = (route for route in router.routes if isinstance(route, APIRoute) and "{name}" in route.path)
-    known = {(method, route.path) for route in routes for method in route.methods}
+    routes = [*router.routes, *project_routes.router.routes]
+    known = {
+        (method, route.path)
+        for route in routes
+        if isinstance(route, APIRoute) and "{name}" in route.path
+        for method in route.methods
+    }
     tried = {
         (
             method,
