@@ -46,6 +46,25 @@ def test_what_is_on_a_segment_and_what_a_guest_is_connected_to(lab: FakeLab, vis
     visit.check_accessible()
 
 
+def test_the_picture_makes_room_for_the_panel_and_goes_back(lab: FakeLab, visit: Visitor) -> None:
+    page = visit.open("lab")
+    expect(card(page, "g005").locator(".state")).to_have_text("absent")
+    before = places(page)
+    card(page, "g005").click()
+    panel = page.get_by_role("complementary", name="About g005")
+    expect(panel).to_be_visible()
+    page.evaluate(_PAINTED)
+    assert places(page)["g005"] != before["g005"]
+    panel.get_by_role("button", name="Close").click()
+    expect(panel).to_be_hidden()
+    page.evaluate(_PAINTED)
+    assert places(page) == before
+
+
+#: Wait until what was changed has been laid out.
+_PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
 def test_search_filters_and_table_by_keyboard(lab: FakeLab, visit: Visitor) -> None:
     lab.up()
     page = visit.open("lab")

@@ -409,9 +409,12 @@ export class Board {
   /** The frame is smaller while the panel is there: the picture stays, and what was chosen is seen. */
   #resized(): void {
     const [kind, name] = this.#chosen;
-    if (this.#fitted && name === "") this.fit(READABLE);
+    const fitted = this.#fitted;
+    if (fitted && name === "") this.fit(READABLE);
     else this.#place();
     if (kind === "node") this.#keepSeen(this.#index.cards.get(name)?.group);
+    // the reader has not moved it: it goes back when nothing is chosen any more
+    this.#fitted = fitted;
   }
 
   #follow(target: EventTarget | null): void {
