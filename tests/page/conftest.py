@@ -43,6 +43,9 @@ from visitor import ARGUMENTS, CHROMIUM, Visitor
 
 import kvmcompose
 
+# measures times, half a minute long: for `make test-long`
+collect_ignore = [] if os.environ.get("KVM_COMPOSE_TEST_LONG") else ["test_large_topology.py"]
+
 _PICTURES = Path(__file__).parent / "pictures"
 
 
@@ -52,9 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser for all tests of a process; each has a context of its own."""
+    """One browser for the tests of a file; each has a context of its own.
+
+    Not for longer: until it is closed, Playwright's event loop counts as running in this thread, and
+    other tests cannot run theirs.
+    """
     page = Path(kvmcompose.__file__).parent / "web/index.html"
     assert page.is_file(), "the page is not built: make page"
     with sync_playwright() as playwright:
