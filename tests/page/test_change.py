@@ -105,7 +105,7 @@ def test_consent_is_asked_for(lab: FakeLab, visit: Visitor) -> None:
     dialog.get_by_role("button", name="I trust it").click()
     expect(page.locator(".labhead")).to_contain_text("up")
     visit.go("lab/change")
-    page.get_by_role("link", name="up", exact=True).click()
+    page.locator("#main").get_by_role("link", name="up", exact=True).click()
     expect(page.get_by_role("region", name="Action up").get_by_text("succeeded")).to_be_visible()
 
 
