@@ -136,7 +136,7 @@ def test_the_file_is_edited_and_saved_when_it_is_valid(lab: FakeLab, visit: Visi
     page.keyboard.press("Control+End")
     page.keyboard.type("# a remark")
     expect(save).to_be_enabled()
-    yaml.write_text(_YAML + "# of somebody else\n")
+    yaml.write_text(_YAML + "# edited elsewhere\n")
     save.click()
     expect(page.get_by_text("changed on disk")).to_be_visible()
     page.get_by_role("button", name="Keep my text").click()

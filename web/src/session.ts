@@ -40,7 +40,7 @@ export async function begin(): Promise<void> {
     // neither the history nor a bookmark keeps the code
     history.replaceState(null, "", `${location.pathname}#/${place.replace(/^lab=/, "")}`);
     dispatchEvent(new HashChangeEvent("hashchange"));
-    // a link that is no longer valid, or that somebody else made up, ends no session that there is
+    // an expired or forged link does not end an existing session
     if (!(await signIn({ code }))) await goOn();
     return;
   }

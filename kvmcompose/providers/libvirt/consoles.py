@@ -2,8 +2,8 @@
 
 A console is a stream of libvirt, which is copied from and to a socket in the thread of libvirt's event loop,
 as virsh does it. What the guest prints is always read: libvirt's client keeps what is not, without a limit,
-and the kernel of a guest whose serial line nobody reads waits at each line that it prints. So a user who does
-not keep up loses some of it, and is told so.
+and the kernel of a guest whose serial line nobody reads waits at each line that it prints. So a client that
+is too slow misses some output, and receives a note where it is missing.
 """
 
 from __future__ import annotations

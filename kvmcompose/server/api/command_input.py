@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket
@@ -13,8 +12,8 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.action_input import ActionInput, WindowExceededError
 from kvmcompose.server.api.problems import problem_of
 from kvmcompose.server.api.service import Service
+from kvmcompose.server.api.streaming import NORMAL_CLOSURE, until_one_ends
 
-_NORMAL_CLOSURE = 1000
 _POLICY_VIOLATION = 1008
 #: After so many bytes the client learns that they were taken.
 _STEP = INPUT_WINDOW // 4
@@ -33,21 +32,16 @@ async def receive_input(websocket: WebSocket, name: str, uuid: str) -> None:
         await websocket.send_denial_response(problem_of(error))
         return
     await websocket.accept()
-    receiving = asyncio.create_task(_receive(websocket, given))
-    reporting = asyncio.create_task(_report(websocket, given))
     try:
-        await asyncio.wait((receiving, reporting), return_when=asyncio.FIRST_COMPLETED)
+        ended = await until_one_ends(_receive(websocket, given), _report(websocket, given))
     finally:
         given.lose("the connection to the client was lost")
-        for task in (receiving, reporting):
-            task.cancel()
-        ended = await asyncio.gather(receiving, reporting, return_exceptions=True)
     violation = next((each for each in ended if isinstance(each, WindowExceededError)), None)
     with suppress(WebSocketDisconnect, OSError, RuntimeError):  # the client may have disconnected
         if violation is not None:
             await websocket.close(_POLICY_VIOLATION, violation.message)
         else:
-            await websocket.close(_NORMAL_CLOSURE)
+            await websocket.close(NORMAL_CLOSURE)
 
 
 async def _receive(websocket: WebSocket, given: ActionInput) -> None:
@@ -55,7 +49,7 @@ async def _receive(websocket: WebSocket, given: ActionInput) -> None:
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
-            if message.get("code") == _NORMAL_CLOSURE:
+            if message.get("code") == NORMAL_CLOSURE:
                 given.complete()
             return
         data = message.get("bytes")

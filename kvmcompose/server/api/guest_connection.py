@@ -14,7 +14,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server import limits
 from kvmcompose.server.api.problems import problem_of
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.api.streaming import NORMAL_CLOSURE
+from kvmcompose.server.api.streaming import NORMAL_CLOSURE, until_one_ends
 
 _CHUNK = 1 << 16
 _POLICY_VIOLATION = 1008
@@ -51,17 +51,9 @@ async def _connect(websocket: WebSocket, service: Service, opening: Awaitable[so
         return
     with endpoint:
         await websocket.accept()
-        copying = (
-            asyncio.create_task(_to_guest(websocket, endpoint)),
-            asyncio.create_task(_from_guest(websocket, endpoint)),
-            asyncio.create_task(service.stopping.wait()),
+        ended = await until_one_ends(
+            _to_guest(websocket, endpoint), _from_guest(websocket, endpoint), service.stopping.wait()
         )
-        try:
-            await asyncio.wait(copying, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in copying:
-                task.cancel()
-            ended = await asyncio.gather(*copying, return_exceptions=True)
         with suppress(WebSocketDisconnect, OSError, RuntimeError):  # the client may have disconnected
             if any(isinstance(each, TypeError) for each in ended):
                 await websocket.close(_POLICY_VIOLATION, "the client sent text, not bytes")

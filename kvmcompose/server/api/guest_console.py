@@ -17,7 +17,7 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.api.guest_connection import STALL_SECONDS
 from kvmcompose.server.api.problems import ApiError, problem_of
 from kvmcompose.server.api.service import Service
-from kvmcompose.server.api.streaming import GOING_AWAY, NORMAL_CLOSURE, parameters
+from kvmcompose.server.api.streaming import GOING_AWAY, NORMAL_CLOSURE, parameters, until_one_ends
 from kvmcompose.server.guest_console import GuestConsole
 
 #: The least and the most that may be on its way to a client which says what it has taken, in bytes.
@@ -97,17 +97,11 @@ async def connect_console(websocket: WebSocket, name: str, guest: str) -> None:
 
     with console:
         await websocket.accept()
-        tasks = (
-            asyncio.create_task(_receive(websocket, console.endpoint, window)),
-            asyncio.create_task(_show(websocket, console, window, show_new)),
-            asyncio.create_task(service.stopping.wait()),
+        ended = await until_one_ends(
+            _receive(websocket, console.endpoint, window),
+            _show(websocket, console, window, show_new),
+            service.stopping.wait(),
         )
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
         code, reason = _closure(ended, stopping=service.stopping.is_set())
         with suppress(WebSocketDisconnect, OSError, RuntimeError):  # the client may have disconnected
             await websocket.close(code, reason.encode()[:_LONGEST_REASON].decode(errors="ignore"))

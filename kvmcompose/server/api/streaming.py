@@ -1,12 +1,13 @@
-"""Sends text messages over a WebSocket to a client that only listens."""
+"""Sends text messages over a WebSocket to a client that only listens; and ends what serves one connection."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, suppress
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import WebSocket
 from starlette.websockets import WebSocketDisconnect, WebSocketState
@@ -65,6 +66,18 @@ async def send_all(websocket: WebSocket, frames: AsyncGenerator[bytes]) -> None:
         for task in (sending, listening):
             task.cancel()
         await asyncio.gather(sending, listening, return_exceptions=True)
+
+
+async def until_one_ends(*work: Coroutine[Any, Any, object]) -> list[object]:
+    """Run the parts of a connection until one has ended, and cancel the others; return how each has ended."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended: list[object] = await asyncio.gather(*tasks, return_exceptions=True)
+    return ended
 
 
 def parameters(websocket: WebSocket, *known: str) -> dict[str, str]:

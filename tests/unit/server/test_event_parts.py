@@ -24,4 +24,4 @@ def test_a_deployment_of_the_same_name_shows_nothing_of_the_one_before() -> None
     store.put_deployment(NewDeployment("lab", "/other"), Person(name="other", role=Role.USER, uid=1002))
     found = parts.after("lab", 0, None)
     assert found.frames == b""
-    assert found.dropped == before.up_to  # the reader is told that there were others
+    assert found.dropped == before.up_to  # which shows the reader that others existed

@@ -56,7 +56,7 @@ export function Labs() {
             {labs.value.map((lab) => (
               <tr key={lab.name}>
                 <td>
-                  {/* of a testbed of somebody else only its name, state and owner are known */}
+                  {/* of another user's testbed, only the name, state and owner are known */}
                   {lab.project_location === "" ? lab.name : <a href={linkTo(lab.name)}>{lab.name}</a>}
                 </td>
                 <td>
