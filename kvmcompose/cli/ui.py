@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from kvmcompose.cli._server import add_server_options, open_target, project_here, server_of
+from kvmcompose.cli._server import add_server_options, open_target, project_here, server_of, usage_error
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 def _project(arguments: argparse.Namespace, console: Console) -> tuple[RemoteServer, str | None]:
     """Return the server, and the deployment of this folder or ``--project-name`` if there is one."""
     if arguments.project_name is None and project_here(arguments) is None:
+        if not arguments.directory.is_dir():
+            raise usage_error(
+                f"there is no folder {str(arguments.directory)!r}",
+                hint="without -C, the page opens at the project of this folder, or at the list of testbeds",
+            )
         return server_of(arguments), None
     try:
         target = open_target(arguments, register=True)

@@ -64,6 +64,14 @@ def test_the_page_opens_at_the_project_of_the_folder(start: Start, project: Path
     assert not listens(address)
 
 
+def test_a_folder_that_does_not_exist_is_an_error(
+    own_place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-C", str(tmp_path / "missing"), "ui", "--no-browser"]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert not listens(Address(socket=own_place / "server.sock"))
+
+
 def test_a_browser_is_started_with_the_link(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
