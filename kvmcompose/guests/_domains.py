@@ -17,21 +17,26 @@ from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.seed import script_paths, seed_iso
 
 
-class DomainSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``libvirt`` section of a guest in the state, with the guest's own scripts, in order.
+class DomainKeys(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The keys of the ``libvirt`` section that a guest has as its machine has them, clones included.
 
-    ``memory_mb`` and ``max_memory_mb`` are in MiB.
+    ``memory_mb`` and ``max_memory_mb`` are in MiB. Keys that are not given are not in the state.
     """
 
     cpus: int
     memory_mb: int
-    max_cpus: int | msgspec.UnsetType = msgspec.UNSET
-    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET
+    max_cpus: int | None = None
+    max_memory_mb: int | None = None
     username: str
     libvirt_type: LibvirtType
-    ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
-    setup_scripts: tuple[str, ...] = ()
-    run_scripts: tuple[str, ...] = ()
+    ready_timeout_seconds: int | None = None
+
+
+class DomainSection(DomainKeys, frozen=True, kw_only=True):
+    """The ``libvirt`` section of a guest in the state, with the guest's own scripts, in order."""
+
+    setup_scripts: tuple[str, ...]
+    run_scripts: tuple[str, ...]
 
 
 def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
@@ -94,7 +99,6 @@ def runs(
     definition = msgspec.convert(guest.definition, DomainSection)
     guest = msgspec.structs.replace(guest, definition=definition)
     files = tuple(artefacts_of(guest, shared))
-    limit = definition.ready_timeout_seconds
     return DomainGuest(
         domain_xml=next(each.path for each in files if each.task.startswith("domain-xml:")),
         files=tuple(each.path for each in files),
@@ -103,7 +107,7 @@ def runs(
         username=definition.username,
         setup_scripts=script_paths("setup", definition.setup_scripts),
         run_scripts=script_paths("run", definition.run_scripts),
-        ready_timeout=None if limit is msgspec.UNSET else limit,
+        ready_timeout=definition.ready_timeout_seconds,
         memory_mb=definition.memory_mb,
         cpus=definition.cpus,
     )

@@ -15,21 +15,15 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _disks, _files, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
-from kvmcompose.guests._domains import DomainSection, can_be_entered, privileges, runs, with_disk
+from kvmcompose.guests._domains import DomainKeys, DomainSection, can_be_entered, privileges, runs, with_disk
 
 __all__ = ["can_be_entered", "privileges"]  # those of every guest that libvirt runs
 
 
-class LibvirtSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``libvirt`` section of a machine. ``memory_mb`` and ``max_memory_mb`` are in MiB."""
+class LibvirtSection(DomainKeys, frozen=True, kw_only=True):
+    """The ``libvirt`` section of a machine."""
 
-    cpus: int
-    memory_mb: int
-    max_cpus: int | msgspec.UnsetType = msgspec.UNSET
-    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET
     username: str = "nocloud"
-    libvirt_type: LibvirtType
-    ready_timeout_seconds: int | msgspec.UnsetType = msgspec.UNSET
     scaling: _scaling.Scaling | None = None
 
 
@@ -41,13 +35,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
     body: LibvirtSection = machine.body
     cloud = body.libvirt_type.cloud_image or CloudImage()
     alone = DomainSection(
-        cpus=body.cpus,
-        memory_mb=body.memory_mb,
-        max_cpus=body.max_cpus,
-        max_memory_mb=body.max_memory_mb,
-        username=body.username,
-        libvirt_type=body.libvirt_type,
-        ready_timeout_seconds=body.ready_timeout_seconds,
+        **{key: getattr(body, key) for key in DomainKeys.__struct_fields__},
         setup_scripts=(cloud.setup_script,) if cloud.setup_script else (),
         run_scripts=(cloud.run_script,) if cloud.run_script else (),
     )
@@ -106,10 +94,8 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from _check_scaling(machine, body.scaling, files)
 
 
-def _check_most(
-    section: str, key: str, most: int | msgspec.UnsetType, given_key: str, given: int
-) -> Iterator[Complaint]:
-    if most is not msgspec.UNSET and most < given:
+def _check_most(section: str, key: str, most: int | None, given_key: str, given: int) -> Iterator[Complaint]:
+    if most is not None and most < given:
         yield Complaint(
             code="out-of-range",
             path=(section, key),

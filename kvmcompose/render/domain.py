@@ -76,8 +76,8 @@ def domain_xml(
     *,
     cpus: int,
     memory_mb: int,
-    max_cpus: int | msgspec.UnsetType = msgspec.UNSET,
-    max_memory_mb: int | msgspec.UnsetType = msgspec.UNSET,
+    max_cpus: int | None = None,
+    max_memory_mb: int | None = None,
     disk: str | None,
     disk_readonly: bool = False,
     media: str | None = None,
@@ -129,8 +129,8 @@ def domain_xml(
     )
 
 
-def _more(most: int | msgspec.UnsetType, given: int) -> int | None:
-    return most if most is not msgspec.UNSET and most > given else None
+def _more(most: int | None, given: int) -> int | None:
+    return most if most is not None and most > given else None
 
 
 def _root_ports(devices: int) -> int:
