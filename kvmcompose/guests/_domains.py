@@ -13,11 +13,12 @@ from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import LibvirtType, media_path
+from kvmcompose.guests._machine import MachineKeys, hardware
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.seed import script_paths, seed_iso
 
 
-class DomainKeys(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     """The keys of the ``libvirt`` section that a guest has as its machine has them, clones included.
 
     ``memory_mb`` and ``max_memory_mb`` are in MiB. Keys that are not given are not in the state.
@@ -83,6 +84,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         seed=seed,
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         graphics=kind.cloud_image is None,
+        hardware=hardware(definition),
     )
 
 

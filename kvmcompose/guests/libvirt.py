@@ -16,6 +16,7 @@ from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _disks, _files, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
 from kvmcompose.guests._domains import DomainKeys, DomainSection, can_be_entered, privileges, runs, with_disk
+from kvmcompose.guests._machine import check_machine
 
 __all__ = ["can_be_entered", "privileges"]  # those of every guest that libvirt runs
 
@@ -88,6 +89,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     body: LibvirtSection = machine.body
     yield from _check_most(machine.kind, "max_cpus", body.max_cpus, "cpus", body.cpus)
     yield from _check_most(machine.kind, "max_memory_mb", body.max_memory_mb, "memory_mb", body.memory_mb)
+    yield from check_machine(body, machine.kind)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     if body.scaling is not None:

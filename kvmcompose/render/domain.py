@@ -6,6 +6,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.render.hardware import Hardware, has_root_ports
 
 #: Raised when the XML of every guest changes without a change of the YAML, so that an upgrade can tell what
 #: it changed itself: such a change waits for the guest's next start. 1: version 0.1. 2: spare PCI ports, the
@@ -48,7 +49,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     ``guest`` is the guest's identity, so that a new name does not concern a domain that runs.
 
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
-    ``root_ports`` is the number of PCIe ports, used and free ones.
+    ``root_ports`` is the number of PCIe ports, used and free ones; 0 where devices are on a PCI bus.
     """
 
     project: str
@@ -68,6 +69,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     graphics: bool
     root_ports: int
     nics: tuple[Nic, ...]
+    hardware: Hardware
 
 
 def domain_xml(
@@ -83,6 +85,7 @@ def domain_xml(
     media: str | None = None,
     seed: str | None = None,
     graphics: bool = False,
+    hardware: Hardware,
 ) -> Artefact:
     """The domain XML of a guest. ``disk``, ``media`` and ``seed`` are artefacts' paths in the project."""
 
@@ -105,7 +108,9 @@ def domain_xml(
         seed=on_host(seed),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
         graphics=graphics,
-        root_ports=_root_ports(len(guest.interfaces) + (disk is not None) + (seed is not None)),
+        root_ports=_root_ports(len(guest.interfaces) + (disk is not None) + (seed is not None))
+        if has_root_ports(hardware.machine)
+        else 0,
         nics=tuple(
             Nic(
                 nic.attach,
@@ -118,6 +123,7 @@ def domain_xml(
             )
             for nic in guest.interfaces
         ),
+        hardware=hardware,
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",

@@ -286,6 +286,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
     ),
     "empty-value": ("A required value is empty.", _yaml(("./setup.sh", "''"))),
+    "hardware-conflict": (
+        (
+            "Keys of a guest's hardware contradict each other, or what the guest has: libvirt or QEMU would "
+            "refuse to start it."
+        ),
+        _yaml((_SIMPLE, f"      machine: virt\n{_SIMPLE}")),
+    ),
     "image-name": (
         "On the command line: not a valid name of an image.",
         Example(argv=("cloud-images", "add", "My Image", "setup.sh"), named=False),
