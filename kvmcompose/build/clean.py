@@ -112,13 +112,14 @@ def _left_over(
 
 
 def _names_of(path: str, record: LedgerEntry) -> tuple[str, ...]:
-    return path, path.rpartition("/")[2], record.task, record.task.partition(":")[2]
+    _, _, name = record.task.partition(":")
+    return path, path.rpartition("/")[2], record.task, name, name.partition(":")[0]
 
 
 def _no_left_over(project: Project, name: str, stale: Mapping[str, LedgerEntry]) -> Problem:
     known = [each for path, record in stale.items() for each in _names_of(path, record)]
     near = difflib.get_close_matches(name, known, 3)
-    guests = dict.fromkeys(record.task.partition(":")[2] for record in stale.values())
+    guests = dict.fromkeys(record.task.split(":")[1] for record in stale.values())
     hint = f"left over: {first_few(list(guests))}" if guests else "there are no left-over files"
     if name in {each for artefact in project.artefacts.values() for each in (artefact.guest, artefact.path)}:
         return project.problem(f"{name!r} is part of the testbed, not left over", hint)

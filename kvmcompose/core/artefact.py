@@ -85,6 +85,8 @@ class Blank(msgspec.Struct, frozen=True):
 
 
 Content = Rendered | Literal | LinkTo | Overlay | DeepCopy | Blank
+#: Those that are qcow2 images.
+IMAGES = (Overlay, DeepCopy, Blank)
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):

@@ -30,7 +30,9 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest that runs. Paths are relative to the project folder.
 
     ``runtime`` names what runs it: a module of ``server.orchestrator.runtimes``. ``files`` are all artefacts
-    that it needs to start. ``disk`` is the one it writes to, None for a guest without a disk of its own.
+    that it needs to start. ``disks`` are those that it writes to, the boot disk first; those in
+    ``raw_disks`` are not qcow2 images: their guest decides about each of their bytes. ``boot_disk`` is the
+    disk whose life is that of the guest, None for a guest without one of its own.
     ``username`` is the user that enters it. ``setup_scripts`` and ``run_scripts`` are paths inside the guest,
     in order. ``ready_timeout`` is how long its start may take, in seconds; None: the default of its host.
     ``memory_mb`` is its memory in MiB and ``cpus`` the number of its CPUs, 0 if unknown.
@@ -38,13 +40,20 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     runtime: str
     files: tuple[str, ...] = ()
-    disk: str | None = None
+    disks: tuple[str, ...] = ()
+    raw_disks: frozenset[str] = frozenset()
+    boot_disk: str | None = None
     username: str | None = None
     setup_scripts: tuple[str, ...] = ()
     run_scripts: tuple[str, ...] = ()
     ready_timeout: float | None = None
     memory_mb: int = 0
     cpus: int = 0
+
+    @property
+    def image_disks(self) -> tuple[str, ...]:
+        """The disks that are qcow2 images. Those that are not have no header, whatever they begin with."""
+        return tuple(path for path in self.disks if path not in self.raw_disks)
 
     @property
     def read_here(self) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from kvmcompose.core.artefact import Artefact, BaseImage, LinkTo, Policy
+from kvmcompose.core.artefact import IMAGES, Artefact, BaseImage, LinkTo, Policy
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
@@ -101,10 +101,16 @@ def runs(
     definition = msgspec.convert(guest.definition, DomainSection)
     guest = msgspec.structs.replace(guest, definition=definition)
     files = tuple(artefacts_of(guest, shared))
+    written = [each for each in files if each.policy is Policy.MUTABLE]
+    boot = next(
+        (each.path for each in written if each.task in (f"disk:{guest.name}", f"clone:{guest.name}")), None
+    )
     return DomainGuest(
         domain_xml=next(each.path for each in files if each.task.startswith("domain-xml:")),
         files=tuple(each.path for each in files),
-        disk=next((each.path for each in files if each.policy is Policy.MUTABLE), None),
+        disks=tuple(sorted((each.path for each in written), key=lambda path: path != boot)),
+        raw_disks=frozenset(each.path for each in written if not isinstance(each.content, IMAGES)),
+        boot_disk=boot,
         cloud_init=definition.libvirt_type.cloud_image is not None,
         username=definition.username,
         setup_scripts=script_paths("setup", definition.setup_scripts),

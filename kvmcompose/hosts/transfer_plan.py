@@ -44,7 +44,8 @@ _backing_files = StatMemo(lambda path: read_header(Path(path)).backing_file, 100
 class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A file that a host needs. ``path`` is relative to the project folder, ``source`` is the local file.
 
-    ``shared``: read-only, so that it is sent once as a blob. ``disk``: a guest writes to it. ``size`` is the
+    ``shared``: read-only, so that it is sent once as a blob. ``disk``: a guest writes to it; ``raw``: it is
+    no qcow2 image, whatever it begins with. ``size`` is the
     amount of data in bytes, without holes. ``below`` are the backing files of a disk.
     """
 
@@ -53,6 +54,7 @@ class NeededFile(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     size: int
     shared: bool = False
     disk: bool = False
+    raw: bool = False
     below: tuple[str, ...] = ()
 
 
@@ -74,10 +76,10 @@ def needed_files(
             if path == guest.read_here:
                 continue
             if path in to_be_made:
-                found.update(_file_to_be_made(folder, path, files, to_be_made[path], disk=path == guest.disk))
+                found.update(_file_to_be_made(folder, path, files, to_be_made[path], guest))
                 continue
-            file = look.at(path, disk=path == guest.disk)
-            if path == guest.disk:
+            file = look.at(path, disk=path in guest.disks, raw=path in guest.raw_disks)
+            if path in guest.image_disks:
                 file = msgspec.structs.replace(file, below=tuple(_chain(folder, path, files)))
             found[path] = file
             for below in file.below:
@@ -87,10 +89,20 @@ def needed_files(
 
 
 def _file_to_be_made(
-    folder: Path, path: str, files: OwnerFiles | None, made: FileToMake, *, disk: bool
+    folder: Path, path: str, files: OwnerFiles | None, made: FileToMake, guest: DeployableGuest
 ) -> Iterator[tuple[str, NeededFile]]:
     """Yield a file that is not there yet, and those of its backing files that are."""
-    yield path, NeededFile(path=path, source=str(folder / path), size=made.size, shared=made.link, disk=disk)
+    yield (
+        path,
+        NeededFile(
+            path=path,
+            source=str(folder / path),
+            size=made.size,
+            shared=made.link,
+            disk=path in guest.disks,
+            raw=path in guest.raw_disks,
+        ),
+    )
     if made.backing is None:
         return
     below = os.path.normpath(os.path.join(os.path.dirname(path), made.backing))  # noqa: PTH118, PTH120
@@ -107,14 +119,14 @@ class _Look:
         self._files = files
         self._folders: dict[str, str] = {}
 
-    def at(self, path: str, *, disk: bool = False, below: bool = False) -> NeededFile:
+    def at(self, path: str, *, disk: bool = False, raw: bool = False, below: bool = False) -> NeededFile:
         """Return a file; ``below`` is that of a disk. A link points to an image. Raises OSError."""
         if self._files is not None:
             seen = self._files.see(self._folder / path)
             size = min(seen.size, seen.allocated)
             shared = below or seen.linked
             source = str(self._folder / path)
-            return NeededFile(path=path, source=source, size=size, shared=shared, disk=disk)
+            return NeededFile(path=path, source=source, size=size, shared=shared, disk=disk, raw=raw)
         source = os.path.join(self._folder, path)  # noqa: PTH118 (pathlib takes most of the time)
         status = os.lstat(source)
         linked = stat.S_ISLNK(status.st_mode)
@@ -127,7 +139,8 @@ class _Look:
                 self._folders[parent] = os.path.realpath(parent, strict=True)
             source = os.path.join(self._folders[parent], name)  # noqa: PTH118
         size = min(status.st_size, status.st_blocks * _BLOCK)
-        return NeededFile(path=path, source=source, size=size, shared=below or linked, disk=disk)
+        shared = below or linked
+        return NeededFile(path=path, source=source, size=size, shared=shared, disk=disk, raw=raw)
 
 
 def _chain(folder: Path, disk: str, files: OwnerFiles | None) -> Iterator[str]:
@@ -309,10 +322,11 @@ def plan_transfers(folder: Path, state: State) -> list[Transfer]:
         if (run := guest_kind(guest.kind).deployable(guest, state.shared)) is not None
     }
     unmade = {
-        run.disk
+        path
         for name, run in runs.items()
-        if state.testbed_guests[name].is_golden_image and run.setup_scripts and run.disk is not None
-        if is_pristine(folder / run.disk)
+        if state.testbed_guests[name].is_golden_image and run.setup_scripts and run.boot_disk is not None
+        if is_pristine(folder / run.boot_disk)
+        for path in run.disks
     }
     digests, noted = Digests(folder), read_sent(folder)
     found = []

@@ -129,7 +129,7 @@ def of_disks(xml: Xml, run: DomainGuest, state: State) -> Iterator[Privilege]:
     no file may be raw for one guest, or at one time, and an image for another.
     """
     folder = state.testbed_host_shared_config.project_folder
-    own = {f"{folder}/{path}": "qcow2" if path == run.disk else "raw" for path in run.files}
+    own = {f"{folder}/{path}": "qcow2" if path in run.image_disks else "raw" for path in run.files}
     for path, taken_for in _domain.disks(xml):
         if own.get(path) != taken_for:
             wanted = f", not {own[path]}" if path in own else ", which is no file of this guest's"

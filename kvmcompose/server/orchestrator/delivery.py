@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from kvmcompose.hosts.blob_store import BlobStore, Inventory
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.growth import WantedFile
-from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask, disk_or_none
+from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 
@@ -18,7 +18,7 @@ class Delivery(HostTransfers):
         super().__init__(task, drivers, blobs)
         self._guests = list(task.testbed.guests.values())
         self.golden = {}  # they are made here, afterwards
-        self._golden = frozenset(disk_or_none(guest) for guest in task.testbed.golden)
+        self._golden = frozenset(path for guest in task.testbed.golden for path in guest.disks)
         self._reader = task.context.member
         self._to_come: set[str] = set()
 

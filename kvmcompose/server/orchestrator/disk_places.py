@@ -1,4 +1,4 @@
-"""Which host has the disk of a guest.
+"""Which host has a disk of a guest.
 
 A disk is on the host that its guest ran on last: with its data it moves to where the guest is placed. The
 main host records what it sent to others (``Sent``), and which copies are not to be used: those of a disk that
@@ -36,7 +36,7 @@ class SeenHosts(Protocol):
 
 
 class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
-    """Where disks are that are not where their guests are placed. Keys are names of guests.
+    """Where disks are that are not where their guests are placed. Keys are paths of disks.
 
     ``moving``: the host that has the disk. ``stale``: hosts with a copy that is not to be used.
     ``contested``: the hosts that have different disks, none of which is known to be the right one. ``lost``:
@@ -49,11 +49,10 @@ class DiskPlaces(msgspec.Struct, frozen=True, kw_only=True):
     lost: Mapping[str, str] = {}
     left_over: Mapping[str, Sequence[str]] = {}
 
-    def incoming(self, host: str, guests: Mapping[str, LoadedGuest]) -> frozenset[str]:
+    def incoming(self, host: str, owners: Mapping[str, LoadedGuest]) -> frozenset[str]:
         """Return the paths of the disks that move to a host."""
-        names = {*self.moving, *self.contested, *self.lost}
-        found = (guests[name] for name in names if guests[name].state.testbed_host == host)
-        return frozenset(guest.run.disk for guest in found if guest.run is not None and guest.run.disk)
+        paths = {*self.moving, *self.contested, *self.lost}
+        return frozenset(path for path in paths if owners[path].state.testbed_host == host)
 
 
 async def find_places(
@@ -64,8 +63,8 @@ async def find_places(
     search = _Search(view, main, abandoned, testbed.source.to_be_made)
     await search.look()
     for guest in guests:
-        if guest.run is not None and guest.run.disk is not None:
-            await search.place(guest, guest.run.disk)
+        for path in guest.disks:
+            await search.place(guest, path)
     return search.found(guests)
 
 
@@ -119,9 +118,9 @@ class _Search:
                 self._gone_with.setdefault(path, []).append(name)
 
     async def place(self, guest: LoadedGuest, path: str) -> None:
-        """Find out which host has a guest's disk."""
+        """Find out which host has a disk of a guest."""
         wanted = guest.state.testbed_host
-        self._stale[guest.name] = self._stale_on.get(path, [])
+        self._stale[path] = self._stale_on.get(path, [])
         having = self._usable_on.get(path, [])
         gone = self._gone_with.get(path, [])
         if having == [wanted] or not (having or gone or wanted != self._main):
@@ -133,7 +132,7 @@ class _Search:
         if noted:
             holders = [wanted] if wanted in noted else noted
         elif gone:
-            self._lost[guest.name] = gone[0]
+            self._lost[path] = gone[0]
             return
         elif wanted in data:
             holders = [wanted]
@@ -142,13 +141,13 @@ class _Search:
         else:
             holders = data
         if len(holders) > 1 or (wanted in data and holders != [wanted]):
-            self._contested[guest.name] = list(dict.fromkeys((*holders, *data)))
+            self._contested[path] = list(dict.fromkeys((*holders, *data)))
         elif holders and holders != [wanted]:
-            self._moving[guest.name] = holders[0]
+            self._moving[path] = holders[0]
 
     def found(self, guests: Sequence[LoadedGuest]) -> DiskPlaces:
         """Return what was found."""
-        known = {guest.run.disk for guest in guests if guest.run is not None}
+        known = {path for guest in guests for path in guest.disks}
         left = {
             name: sorted(
                 path
@@ -160,7 +159,7 @@ class _Search:
         }
         return DiskPlaces(
             moving=self._moving,
-            stale={name: hosts for name, hosts in self._stale.items() if hosts},
+            stale={path: hosts for path, hosts in self._stale.items() if hosts},
             contested=self._contested,
             lost=self._lost,
             left_over={name: paths for name, paths in left.items() if paths},
@@ -172,6 +171,8 @@ class _Search:
     async def _has_data(self, host: str, guest: LoadedGuest, path: str) -> bool:
         if guest.name in self._on.get(host, ()):
             return True
+        if path not in guest.image_disks:
+            return True  # nothing tells
         drivers = self._view.hosts[host]
         return not await drivers.disks.pristine(self._view.context.folder_on(drivers) / path)
 
@@ -187,6 +188,8 @@ class _Search:
             return True
         if main.blobs is not None and path not in (await self._view.inventory(main)).delivered:
             return False  # it is delivered by this action
+        if path not in guest.image_disks:
+            return False
         disk = self._view.context.folder_on(main) / path
         return (
             not await main.disks.pristine(disk) and (await main.disks.header(disk)).backing_file is not None

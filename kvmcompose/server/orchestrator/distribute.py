@@ -18,7 +18,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.delivery import Delivery
 from kvmcompose.server.orchestrator.disk_places import DiskPlaces
-from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask, disk_of
+from kvmcompose.server.orchestrator.host_transfers import HostTransfers, TransferTask
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 
@@ -72,7 +72,7 @@ class Distribution:
         if not self._provision:
             self.places = places
         for name, other in self._others.items():
-            other.expect(self.places.incoming(name, self.testbed.guests))
+            other.expect(self.places.incoming(name, self.testbed.disk_owners))
 
     def digest_of(self, path: Path) -> str:
         """Return the SHA-256 of a file of the main host. Reads it: call it in a thread. Raises OSError."""
@@ -87,43 +87,53 @@ class Distribution:
         await in_thread(self._digests.keep)
 
     def is_to_be_put(self, guest: LoadedGuest) -> bool:
-        """Whether the main host has no disk of a guest, or will be sent another one."""
-        return self._delivery is not None and self._delivery.lacks(disk_of(guest))
+        """Whether the main host has not all disks of a guest, or will be sent another one."""
+        return any(map(self._is_to_be_put, guest.disks))
+
+    def _is_to_be_put(self, disk: str) -> bool:
+        return self._delivery is not None and self._delivery.lacks(disk)
 
     # -- disks, wherever they are
 
-    def path(self, guest: LoadedGuest) -> Path:
-        """Return the path of a guest's disk on its host."""
-        return self._context.folder_on(self._context.host_of(guest, self.testbed)) / disk_of(guest)
+    def paths(self, guest: LoadedGuest) -> list[Path]:
+        """Return the paths of a guest's disks on its host."""
+        folder = self._context.folder_on(self._context.host_of(guest, self.testbed))
+        return [folder / disk for disk in guest.disks]
 
     async def has_data(self, guest: LoadedGuest) -> bool:
-        """Whether a guest has written to its disk."""
+        """Whether a guest has written to a disk of its own. One that is no image tells nothing of that."""
+        return any([await self._has_data(guest, disk) for disk in guest.image_disks])
+
+    async def _has_data(self, guest: LoadedGuest, disk: str) -> bool:
         other = self._others.get(guest.state.testbed_host)
-        if guest.run is None or guest.run.disk is None:
-            return False
-        if guest.name in self.places.moving:
+        if disk in self.places.moving:
             return True
-        if other is not None and other.has(guest.run.disk):
-            return await other.has_data(guest.run.disk)
-        if self.is_to_be_put(guest):
+        if other is not None and other.has(disk):
+            return await other.has_data(disk)
+        if self._is_to_be_put(disk):
             return False
         # the disk is on the main host, and is sent with all its data
-        return not await self._main.disks.pristine(self.testbed.folder / guest.run.disk)
+        return not await self._main.disks.pristine(self.testbed.folder / disk)
 
     async def renew(self, guest: LoadedGuest) -> None:
-        """Give a guest an empty disk: all data on it is lost."""
+        """Give a guest empty disks: all data on them is lost. One without a backing file stays."""
+        for disk in guest.image_disks:
+            if await in_thread(self.testbed.source.backing_file, disk) is not None:
+                await self._renew(guest, disk)
+
+    async def _renew(self, guest: LoadedGuest, disk: str) -> None:
         other = self._others.get(guest.state.testbed_host)
-        source = self.places.moving.get(guest.name)
+        source = self.places.moving.get(disk)
         if source is not None:
-            await in_thread(note_stale, self.testbed.folder, source, disk_of(guest), stale=True)
+            await in_thread(note_stale, self.testbed.folder, source, disk, stale=True)
             if source in self._others:
-                await self._others[source].drop(disk_of(guest))
-            moving = {name: host for name, host in self.places.moving.items() if name != guest.name}
+                await self._others[source].drop(disk)
+            moving = {path: host for path, host in self.places.moving.items() if path != disk}
             self.arrive(msgspec.structs.replace(self.places, moving=moving))
         if other is not None:
-            await other.drop(disk_of(guest))  # a new one is sent
-        here = self.testbed.folder / disk_of(guest)
+            await other.drop(disk)  # a new one is sent
+        here = self.testbed.folder / disk
         if other is None or not await self._main.disks.pristine(here):
             await self._main.disks.reset_overlay(here)
         if source is not None:
-            await in_thread(note_stale, self.testbed.folder, source, disk_of(guest), stale=False)
+            await in_thread(note_stale, self.testbed.folder, source, disk, stale=False)

@@ -176,7 +176,7 @@ class TakeDown:
         """Clones before what they lie on, so that a removal that is cut short leaves no clone of nothing."""
         guests = [guest for testbed in self._testbeds for guest in testbed.guests.values()]
         ordered = sorted(guests, key=lambda guest: guest.golden is None)
-        disks = [guest.run.disk for guest in ordered if guest.run is not None and guest.run.disk is not None]
+        disks = [path for guest in ordered for path in guest.disks]
         consoles = [console_log(guest.state.identity) for guest in guests]
         mains = {each.main_host.name for each in self._testbeds}
         left = [path for main in sorted(mains) for path in disks_left(self._context.folder, main)]

@@ -90,8 +90,11 @@ class GoldenImages:
     async def _is_unchanged(self, golden: LoadedGuest, made: Frozen) -> bool:
         if self._distribution.is_to_be_put(golden):
             return False
-        disk = self._distribution.path(golden)
-        return made.signature == await self._host(golden).disks.signature(disk)
+        return made.signature == await self._signature(golden)
+
+    async def _signature(self, golden: LoadedGuest) -> str:
+        disks = self._host(golden).disks
+        return "\n".join([await disks.signature(path) for path in self._distribution.paths(golden)])
 
     async def _clones_with_data(self, golden: LoadedGuest) -> list[LoadedGuest]:
         return [
@@ -100,8 +103,7 @@ class GoldenImages:
 
     async def make(self, golden: LoadedGuest, starter: Starter, log: ActionLog) -> None:
         """Boot an image, run its scripts, shut it down and freeze it. Raises StepFailedError."""
-        host, disk = self._host(golden), self._distribution.path(golden)
-        domain = golden.state.domain
+        host, domain = self._host(golden), golden.state.domain
         where = {"guest": golden.name, "host": host.name}
         with log.step(STAGE, f"prepare:{golden.name}", **where) as step:
             for clone in await self._clones_with_data(golden):
@@ -123,19 +125,19 @@ class GoldenImages:
                         f"{golden.name} did not shut down within {_SHUT_DOWN_SECONDS:.0f} s",
                         hint="what it was doing, its console shows: .kvm-compose/consoles",
                     )
-                await shielded(self._freeze(golden, host, disk))
+                await shielded(self._freeze(golden, host))
         finally:
             # failed or cancelled: a golden image stays off, and the next `up` starts again
             await shielded(self._switch_off(domain, host))
 
     async def _clear(self, golden: LoadedGuest, host: HostDrivers) -> None:
         """Whatever an attempt before has left."""
-        disk = self._distribution.path(golden)
         await self._switch_off(golden.state.domain, host)
         await in_thread(self._forget, golden)
-        await host.disks.set_frozen(disk, frozen=False)
-        if not await host.disks.pristine(disk):
-            await host.disks.reset_overlay(disk)
+        for disk in self._distribution.paths(golden):
+            await host.disks.set_frozen(disk, frozen=False)
+            if not await host.disks.pristine(disk):
+                await host.disks.reset_overlay(disk)
 
     async def _switch_off(self, domain: str, host: HostDrivers) -> None:
         """Unless it has become another project's since hosts were looked at."""
@@ -144,10 +146,11 @@ class GoldenImages:
         await host.hypervisor.destroy_domain(domain)
         await host.hypervisor.undefine_domain(domain)
 
-    async def _freeze(self, golden: LoadedGuest, host: HostDrivers, disk: Path) -> None:
+    async def _freeze(self, golden: LoadedGuest, host: HostDrivers) -> None:
         await host.hypervisor.undefine_domain(golden.state.domain)
-        await host.disks.set_frozen(disk, frozen=True)
-        await in_thread(self._remember, golden, await host.disks.signature(disk))
+        for disk in self._distribution.paths(golden):
+            await host.disks.set_frozen(disk, frozen=True)
+        await in_thread(self._remember, golden, await self._signature(golden))
 
     def _remember(self, golden: LoadedGuest, signature: str) -> None:
         self._record[golden.state.identity] = Frozen(golden_recipe(self._testbed, golden), signature)
@@ -191,6 +194,5 @@ def _recipe_of_seed(testbed: LoadedTestbed, golden: LoadedGuest) -> str:
 
 
 def _base(testbed: LoadedTestbed, golden: LoadedGuest) -> str:
-    """Return the base image, which is named by its content: links to images carry their digest."""
-    assert golden.run is not None  # noqa: S101 (a golden image runs)
-    return (testbed.source.backing_file(golden.run.disk) or "") if golden.run.disk else ""
+    """Return the base images, which are named by their content: links to images carry their digest."""
+    return "\n".join(testbed.source.backing_file(path) or "" for path in golden.image_disks)

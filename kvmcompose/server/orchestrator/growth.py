@@ -56,7 +56,7 @@ class HostedDisks(msgspec.Struct, frozen=True, kw_only=True):
         changed = [
             path
             for path, each in wanted.items()
-            if each.file.disk and self.delivered.get(path) not in (None, each.digest)
+            if each.file.disk and not each.file.raw and self.delivered.get(path) not in (None, each.digest)
         ]
         # golden images first: their clones can stay if they do
         for path in sorted(changed, key=lambda path: path not in self.golden):

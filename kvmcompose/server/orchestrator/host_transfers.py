@@ -63,11 +63,12 @@ class HostTransfers:
         self._incoming: frozenset[str] = frozenset()
         self._stored: frozenset[str] = frozenset()
         self._growing: dict[str, GrowingDisk] = {}
-        self._golden: frozenset[str | None] = frozenset()  # on other hosts they are images
-        #: Disks of the golden images that the host's guests are clones of, by name.
+        self._golden: frozenset[str] = frozenset()  # on other hosts they are images
+        #: Disks of the golden images that the host's guests are clones of, with the names of these.
         self.golden = {
-            golden.name: disk_of(golden)
+            path: golden.name
             for golden in task.testbed.golden
+            for path in golden.disks
             if any(guest.golden == golden.name for guest in self._guests)
         }
         self._reader: OwnerFiles | None = None
@@ -115,8 +116,8 @@ class HostTransfers:
             )
         ]
 
-    def _in_use(self, running: Collection[str]) -> set[str | None]:
-        return {disk_or_none(guest) for guest in self._guests if guest.name in running}
+    def _in_use(self, running: Collection[str]) -> set[str]:
+        return {path for guest in self._guests if guest.name in running for path in guest.disks}
 
     def _check_room(self, held: Inventory, wanted: Mapping[str, WantedFile]) -> Iterator[Reason]:
         needed = sum(
@@ -137,16 +138,17 @@ class HostTransfers:
         lost = [
             guest.name
             for guest in self._guests
-            if (disk := disk_or_none(guest)) is not None
-            and disk in self._delivered
+            for disk in guest.disks
+            if disk in self._delivered
             and self._is_to_be_put(disk, wanted[disk])
             and await self.has_data(disk)
         ]
         reasons: list[Reason] = []
         if lost:
+            named = ", ".join(dict.fromkeys(lost))
             reasons.append(
                 (
-                    f"the disks of {', '.join(lost)} were rebuilt, and those on the host have data",
+                    f"the disks of {named} were rebuilt, and those on the host have data",
                     "kvm-compose up --provision replaces them: what the guests wrote is lost",
                 )
             )
@@ -181,7 +183,12 @@ class HostTransfers:
         """Return the disks with data that grow once the build has made larger ones."""
         found = {}
         for path, made in self._to_be_made.items():
-            if made.grows_to is None or path not in wanted or not wanted[path].file.disk:
+            if (
+                made.grows_to is None
+                or path not in wanted
+                or not wanted[path].file.disk
+                or wanted[path].file.raw
+            ):
                 continue  # a golden image is a link there
             if not await self.has_data(path):
                 continue
@@ -191,7 +198,7 @@ class HostTransfers:
         return found
 
     async def _grow(
-        self, wanted: Mapping[str, WantedFile], in_use: Collection[str | None], step: RunningStep
+        self, wanted: Mapping[str, WantedFile], in_use: Collection[str], step: RunningStep
     ) -> None:
         for path, each in self._growing.items():
             if path in in_use:
@@ -242,12 +249,11 @@ class HostTransfers:
 
         await in_thread(note)
 
-    async def take_in(self, guest: LoadedGuest, digest: str, step: RunningStep) -> None:
-        """Record a disk that has moved here as what would be sent. It grows, if that is larger.
+    async def take_in(self, guest: LoadedGuest, path: str, digest: str, step: RunningStep) -> None:
+        """Record a disk of a guest that has moved here as what would be sent. It grows, if that is larger.
 
         ``digest`` is that of its content.
         """
-        path = disk_of(guest)
         held = await self._blobs.inspect(self._project, await self._context.read_home())
         self._delivered = await in_thread(self._usable, held) | {path: digest}
         self._incoming -= {path}
@@ -282,8 +288,9 @@ class HostTransfers:
             await self._blobs.link(self._project, links)
         if self._provision:
             for guest in self._elsewhere():
-                if (disk := disk_or_none(guest)) in self._delivered and disk is not None:
-                    await self.drop(disk)
+                for disk in guest.disks:
+                    if disk in self._delivered:
+                        await self.drop(disk)
         files = {
             path: Blob(each.digest, Path(each.file.source))
             for path, each in wanted.items()
@@ -320,7 +327,7 @@ class HostTransfers:
             if member is None:
                 return self._digests.of(file.source)
             made = self._folder / file.path
-            if file.path in self.golden.values() and made.is_file():
+            if file.path in self.golden and made.is_file():
                 return self._digests.of(str(made))  # set up here: the member's is as it was built
             return member.digest(Path(file.source))
 
@@ -355,15 +362,3 @@ def _shared(wanted: Mapping[str, WantedFile]) -> dict[str, NeededFile]:
 def _below(path: str, wanted: Mapping[str, WantedFile]) -> dict[str, WantedFile]:
     """Return the backing files of a disk."""
     return {each: wanted[each] for each in wanted[path].file.below}
-
-
-def disk_or_none(guest: LoadedGuest) -> str | None:
-    """Return the path of a guest's disk, relative to the project; None for a guest without one."""
-    return guest.run.disk if guest.run is not None else None
-
-
-def disk_of(guest: LoadedGuest) -> str:
-    """Return the path of the disk of a guest that has one, relative to the project."""
-    disk = disk_or_none(guest)
-    assert disk is not None  # noqa: S101 (golden images and their clones have one)
-    return disk

@@ -19,21 +19,23 @@ from kvmcompose.server.orchestrator.testbed import LoadedTestbed
 
 async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbed, log: ActionLog) -> None:
     """Name the disks of guests that are removed, and record those on the main host."""
-    known = {guest.run.disk for guest in after.guests.values() if guest.run is not None}
+    known = after.disk_owners.keys()
     main = after.main_host.name
     left: set[str] = set()
-    for guest in before.guests.values():
-        disk = guest.run.disk if guest.run is not None else None
-        if disk is None or disk in known:
+    for disk, guest in before.disk_owners.items():
+        if disk in known:
             continue
         host = guest.state.testbed_host
         if host == main:
             left.add(disk)
+        is_gone = guest.name not in after.guests
         if host == main and context.member is None:
-            removes = f"kvm-compose clean --left-over {guest.name} removes it"
+            name = guest.name if is_gone else disk.rpartition("/")[2]
+            removes = f"kvm-compose clean --left-over {name} removes it"
         else:  # clean is of the project folder
             removes = "kvm-compose down --purge removes it, with all other disks of the testbed"
-        log.say(f"the disk of {guest.name} stays: {disk} on {host}; {removes}")
+        which = "the" if is_gone and len(guest.disks) == 1 else "a"
+        log.say(f"{which} disk of {guest.name} stays: {disk} on {host}; {removes}")
     await in_thread(note_left, context.folder, main, left, known)
 
 

@@ -55,7 +55,7 @@ class Starter:
         login = self._testbed.login(guest, guest.address or "", self._context.gate(guest, self._testbed))
         seed = self._testbed.seed_digest(guest)
         booted = store.mark(project, SEED_MARK, guest.state.identity)
-        disk = run.disk
+        disk = run.boot_disk
         is_new = disk is not None and await host.disks.pristine(self._context.folder_on(host) / disk)
         if is_new or booted not in (None, seed):
             # to cloud-init another seed is a new instance, which makes new host keys

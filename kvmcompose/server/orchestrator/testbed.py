@@ -85,6 +85,16 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.state.extra_info.reference_image
 
     @property
+    def disks(self) -> tuple[str, ...]:
+        """The files that it writes to, the boot disk first."""
+        return self.run.disks if self.run is not None else ()
+
+    @property
+    def image_disks(self) -> tuple[str, ...]:
+        """Those that are qcow2 images."""
+        return self.run.image_disks if self.run is not None else ()
+
+    @property
     def is_started(self) -> bool:
         """Whether ``up`` starts it: it is no golden image, and of a kind that can run."""
         return self.run is not None and not self.state.is_golden_image
@@ -224,6 +234,11 @@ class LoadedTestbed:
         return _grouped(self.guests.values(), lambda guest: guest.state.testbed_host)
 
     @once
+    def disk_owners(self) -> Mapping[str, LoadedGuest]:
+        """The guests by the paths of the disks that they write to."""
+        return {path: guest for guest in self.guests.values() for path in guest.disks}
+
+    @once
     def by_domain(self) -> Mapping[str, LoadedGuest]:
         """The guests by the names of their domains."""
         return {guest.state.domain: guest for guest in self.guests.values()}
@@ -277,7 +292,7 @@ class LoadedTestbed:
         paths = self._network_files
         for guest in self.guests.values():
             if guest.run is not None:
-                paths += [path for path in guest.run.files if path != guest.run.disk]
+                paths += [path for path in guest.run.files if path not in guest.run.disks]
         found: dict[str, str] = {}
         for path in paths:
             with suppress(OSError):  # what is missing, or no file

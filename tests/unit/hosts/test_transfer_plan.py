@@ -8,6 +8,7 @@ import struct
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kvmcompose.core.deployable import DomainGuest
@@ -39,7 +40,10 @@ def qcow2(path: Path, backing: str | None = None) -> None:
 def guest(name: str, *files: str, disk: str | None = None) -> DomainGuest:
     xml = f"artefacts/{name}-domain.xml"
     named = (xml, *files, *([disk] if disk else []))
-    return DomainGuest(domain_xml=xml, files=named, disk=disk, cloud_init=True, username=None)
+    disks = (disk,) if disk else ()
+    return DomainGuest(
+        domain_xml=xml, files=named, disks=disks, boot_disk=disk, cloud_init=True, username=None
+    )
 
 
 @pytest.fixture
@@ -170,3 +174,15 @@ def test_a_parcel_says_where_it_comes_from(folder: Path) -> None:
     assert found == {
         "artefacts/web.iso": NeededFile(path="artefacts/web.iso", source=str(source), size=len("a seed"))
     }
+
+
+def test_what_a_raw_disk_begins_with_names_no_file(folder: Path) -> None:
+    """Its guest writes its first bytes, too: a header in it must not have another file be sent."""
+    qcow2(folder / "artefacts/vars.fd", "/etc/passwd")
+    one = guest("web", "artefacts/vars.fd", disk="artefacts/web.img")
+    one = msgspec.structs.replace(
+        one, disks=(*one.disks, "artefacts/vars.fd"), raw_disks=frozenset({"artefacts/vars.fd"})
+    )
+    found = needed_files(folder, [one])["artefacts/vars.fd"]
+    assert (found.disk, found.raw, found.shared, found.below) == (True, True, False, ())
+    assert one.image_disks == ("artefacts/web.img",)

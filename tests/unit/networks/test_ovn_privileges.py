@@ -87,9 +87,7 @@ def test_an_interface_may_only_be_the_guest_s_own_logical_port(
     xml = NIC.format(
         bridge=nic.source if own_bridge else "br-lan", port=nic.interface_id if own_port else other
     )
-    run = DomainGuest(
-        domain_xml="artefacts/web-domain.xml", files=(), disk=None, cloud_init=False, username=None
-    )
+    run = DomainGuest(domain_xml="artefacts/web-domain.xml", files=(), cloud_init=False, username=None)
     found = list(of_domain(Xml(xml), guest, run, state, dialect("ovn").network_plan(state)))
     assert len(found) == count
     for each in found:

@@ -82,7 +82,7 @@ async def _check_recreated(work: Work) -> list[Refusal]:
         if guest.domain is None:
             continue
         clones = [each.name for each in work.testbed.clones(name)]
-        disk = guest.run.disk if guest.run is not None else None
+        disk = guest.run.boot_disk if guest.run is not None else None
         if guest.state.is_golden_image:
             why = f"{name} is a golden image, and disks of clones are on top of its disk"
             found.append((why, f"recreate these: kvm-compose up {_options('--recreate', clones)}"))

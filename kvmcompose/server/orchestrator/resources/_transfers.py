@@ -30,7 +30,7 @@ async def observe(view: View, host: HostDrivers, kind: str) -> list[Found]:
         for each in view.files.testbed.golden
         if made.get(each.name) != golden_recipe(view.files.testbed, each)
     }
-    lacking += [path for name, path in transfers.golden.items() if name in stale]
+    lacking += [path for path, name in transfers.golden.items() if name in stale]
     named = [_title(view.files.testbed, path) for path in lacking[:_NAMED]]
     if len(lacking) > _NAMED:
         named[-1] = f"the rest of {len(lacking)} files"
@@ -41,10 +41,12 @@ def _title(testbed: LoadedTestbed, path: str) -> str:
     """Return what a file is to a user: ``disk of web``, ``seed of web``, ``image debian_12-….qcow2``."""
     name = path.rpartition("/")[2]
     for guest in testbed.guests.values():
-        if guest.run is not None and path in (guest.run.disk, *guest.run.files):
+        if guest.run is not None and path in guest.run.files:
             if isinstance(guest.run, ContainerGuest):
                 return name
-            if path == guest.run.disk:
+            if path in guest.disks[1:]:
+                return f"disk {name} of {guest.name}"
+            if path in guest.disks:
                 return f"disk of {guest.name}"
             if path == testbed.seed_path(guest):
                 return f"seed of {guest.name}"

@@ -10,7 +10,7 @@ from kvmcompose.server.orchestrator import host_transfers
 from kvmcompose.server.orchestrator.disk_moves import DiskMoves
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 KINDS = ("disk",)
 AFTER = ("files",)
@@ -21,14 +21,24 @@ LOOKS_AT_FILES = True
 _STALE = "stale"
 
 
+def name_of(guest: LoadedGuest, path: str) -> str:
+    """Return the name of a disk of a guest: that of the guest, or for further disks the path."""
+    return guest.name if path == guest.disks[0] else path
+
+
+def _path_of(testbed: LoadedTestbed, name: str) -> str:
+    guest = testbed.guests.get(name)
+    return guest.disks[0] if guest is not None else name
+
+
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield the disks of guests that are started."""
     for guest in testbed.runnable:
-        if guest.run is None or guest.run.disk is None:
-            continue
         host = guest.state.testbed_host
         needs = () if host == testbed.main_host.name else (Ref("files", host, host),)
-        yield Resource(ref=Ref(KINDS[0], guest.name, host), spec=None, needs=needs, guest=guest.name)
+        for path in guest.disks:
+            ref = Ref(KINDS[0], name_of(guest, path), host)
+            yield Resource(ref=ref, spec=None, needs=needs, guest=guest.name)
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -42,14 +52,14 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     places = view.files.places
     found = []
     testbed = view.files.testbed
-    here = [guest.name for guest in testbed.by_host.get(host.name, ())]
-    for name in dict.fromkeys([*here, *places.moving, *places.stale]):
-        guest = testbed.guests[name]
-        if guest.run is None or guest.run.disk is None or guest.state.is_golden_image:
+    here = [path for guest in testbed.by_host.get(host.name, ()) for path in guest.disks]
+    for path in dict.fromkeys([*here, *places.moving, *places.stale]):
+        guest = testbed.disk_owners[path]
+        if guest.state.is_golden_image:
             continue
-        placed, ref = guest.state.testbed_host, Ref(KINDS[0], guest.name, host.name)
-        stale = host.name in places.stale.get(guest.name, ())
-        if host.name == places.moving.get(guest.name, placed):
+        placed, ref = guest.state.testbed_host, Ref(KINDS[0], name_of(guest, path), host.name)
+        stale = host.name in places.stale.get(path, ())
+        if host.name == places.moving.get(path, placed):
             # on another host it is sent as if nothing was there
             state = _STALE if stale and host.name == view.files.main else ""
             found.append(Found(ref=ref, state=state, guest=guest.name))
@@ -68,21 +78,22 @@ def compare(wanted: Resource, found: Found) -> Change | None:
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
     """Return why disks cannot move."""
-    return await DiskMoves(work).refusals([each for each in changes if each.verb is Verb.MOVE])
+    moves = [each for each in changes if each.verb is Verb.MOVE]
+    return await DiskMoves(work).refusals([_path_of(work.testbed, each.ref.name) for each in moves])
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001
     """Move a disk, or remove what it has left behind."""
     (change,) = changes
-    guest = work.testbed.guests[change.ref.name]
+    path = _path_of(work.testbed, change.ref.name)
     if change.verb is Verb.MOVE:
-        await DiskMoves(work).move(guest)
+        await DiskMoves(work).move(path)
     else:
-        await DiskMoves(work).drop(guest, change.ref.host)
+        await DiskMoves(work).drop(path, change.ref.host)
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
     """Remove a copy that is not to be used. A disk that moves stays until it has arrived."""
     (change,) = changes
     if change.verb is Verb.REMOVE:
-        await DiskMoves(work).drop(work.testbed.guests[change.ref.name], host.name)
+        await DiskMoves(work).drop(_path_of(work.testbed, change.ref.name), host.name)

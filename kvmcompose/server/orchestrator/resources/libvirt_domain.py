@@ -23,6 +23,7 @@ from kvmcompose.server.orchestrator.resources import (
     _domain_checks,
     _domain_difference,
     _domain_spec,
+    disk,
     reachable,
 )
 from kvmcompose.server.orchestrator.resources._domain_spec import (
@@ -59,8 +60,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
             continue
         ref = Ref(KINDS[0], guest.state.domain, guest.state.testbed_host)
         needs = [Ref("files", ref.host, ref.host)]
-        if guest.domain.disk is not None:
-            needs.append(Ref("disk", guest.name, ref.host))
+        needs += [Ref("disk", disk.name_of(guest, path), ref.host) for path in guest.disks]
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
         spec = DomainWanted(made=spec_of(testbed, guest), state=testbed.intents.get(guest.name, "running"))
@@ -203,13 +203,13 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
 async def _reset_disk(work: Work, host: HostDrivers, guest: LoadedGuest) -> None:
     """Give a guest that is off an empty disk; its next start is the first of another life."""
     assert guest.run is not None  # noqa: S101 (see refusals)
-    assert guest.run.disk is not None  # noqa: S101 (see refusals)
-    disk = work.context.folder_on(host) / guest.run.disk
+    assert guest.run.boot_disk is not None  # noqa: S101 (see refusals)
+    path = work.context.folder_on(host) / guest.run.boot_disk
     with work.step(STAGE, f"recreate:{guest.name}", guest=guest.name, host=host.name) as step:
-        if await host.disks.pristine(disk):
+        if await host.disks.pristine(path):
             step.skip()
         else:
-            await shielded(host.disks.reset_overlay(disk))
+            await shielded(host.disks.reset_overlay(path))
 
 
 def _step_name(state: str, change: Change) -> str:
