@@ -212,7 +212,7 @@ def _of_domain(
 ) -> tuple[Sequence[Privilege], Sequence[str]]:
     """Return what a guest's domain XML asks for, and the artefacts that are its disks."""
     path = f"{folder}/{run.domain_xml}"
-    owned = privileges.owned_by(guest, state, network_plan)
+    owned = privileges.owned_by(guest, run, state, network_plan)
     context = digest_bytes(msgspec.json.encode(owned, order="deterministic"))
     disks = harmless.names(path, context)
     if disks is not None:

@@ -69,12 +69,17 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
 
-    ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can run scripts.
+    ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can run scripts. ``nvram`` is the
+    file in which its UEFI keeps its variables, None with a BIOS; libvirt makes it at the first start.
+    ``tpm``: libvirt keeps the state of a TPM for it. ``arch`` is its architecture, in libvirt's words.
     """
 
     runtime: str = "libvirt"
     domain_xml: str
     cloud_init: bool
+    nvram: str | None = None
+    tpm: bool = False
+    arch: str = "x86_64"
 
     @property
     def read_here(self) -> str | None:

@@ -38,6 +38,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ``host_key`` is the key that its SSH server must have: type and key, in OpenSSH's format.
     ``libvirt_uri`` is a URI on the host itself, in the form that ``LibvirtUri`` writes.
     ``container_engine`` is ``docker``, ``podman`` or the path of a socket; None for the first that answers.
+    ``arch`` is the architecture of its processors, in libvirt's words.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     testbed_nic: str | None = None
     is_main_host: bool = False
     main_interface: str | None = None
+    arch: str = "x86_64"
     virt_type: str = "kvm"
     datapath_type: str = "system"
     libvirt_uri: str = "qemu:///system"
@@ -56,6 +58,10 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_mb: int | None = None
     ovn: ChassisConfig | None = None
     container_engine: str | None = None
+
+    def virt_type_of(self, arch: str | None) -> str:
+        """Return how it runs a guest of an architecture: it emulates those of another than its own."""
+        return self.virt_type if arch in (None, self.arch) else "qemu"
 
     def __post_init__(self) -> None:
         """Normalise ``libvirt_uri``, so that no host has one that is not permitted. Raises ValueError."""
@@ -149,7 +155,8 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     """A guest of the logical testbed: a machine, its golden image, or one of its clones.
 
     ``golden_image`` is set for a clone, and names its golden image. ``memory_mb`` is in MiB. ``id`` is the
-    machine's, with the number of the clone.
+    machine's, with the number of the clone. ``arch`` is the architecture of a virtual machine, in libvirt's
+    words; None for a guest that runs on any.
     """
 
     name: str
@@ -162,6 +169,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     cpus: int = 0
     memory_mb: int = 0
     id: str | None = None
+    arch: str | None = None
 
     @property
     def identity(self) -> str:

@@ -13,6 +13,7 @@ from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import LibvirtType, media_path
+from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
 from kvmcompose.guests._machine import MachineKeys, hardware
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.seed import script_paths, seed_iso
@@ -85,6 +86,10 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         graphics=kind.cloud_image is None,
         hardware=hardware(definition),
+        arch=definition.arch or USUAL_ARCH,
+        nvram=nvram_path(guest.identity, definition.firmware, definition.arch),
+        secure_boot=definition.firmware == "uefi-secure",
+        tpm=definition.tpm,
     )
 
 
@@ -118,6 +123,9 @@ def runs(
         ready_timeout=definition.ready_timeout_seconds,
         memory_mb=definition.memory_mb,
         cpus=definition.cpus,
+        nvram=nvram_path(guest.identity, definition.firmware, definition.arch),
+        tpm=definition.tpm,
+        arch=definition.arch or USUAL_ARCH,
     )
 
 

@@ -16,6 +16,7 @@ from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _disks, _files, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
 from kvmcompose.guests._domains import DomainKeys, DomainSection, can_be_entered, privileges, runs, with_disk
+from kvmcompose.guests._firmware import USUAL_ARCH
 from kvmcompose.guests._machine import check_machine
 
 __all__ = ["can_be_entered", "privileges"]  # those of every guest that libvirt runs
@@ -48,6 +49,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         machine=machine,
         cpus=body.cpus,
         memory_mb=body.memory_mb,
+        arch=body.arch or USUAL_ARCH,
     )
     if body.scaling is None:
         yield guest

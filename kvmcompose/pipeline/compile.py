@@ -156,7 +156,7 @@ def specialised(placed: PlacedTestbed) -> State:
                 hostname=f"{logical.project}-{guest.name}",
                 guest_id=number,
                 testbed_host=placed.placement.guests[guest.name],
-                virt_type=hosts[placed.placement.guests[guest.name]].virt_type,
+                virt_type=hosts[placed.placement.guests[guest.name]].virt_type_of(guest.arch),
                 datapath_type=hosts[placed.placement.guests[guest.name]].datapath_type,
                 is_golden_image=guest.is_golden_image,
                 extra_info=ExtraInfo(guest.golden_image, _golden_id(guest)),

@@ -19,6 +19,7 @@ from kvmcompose.privileges import _container, _domain, _network
 from kvmcompose.privileges._container import REQUEST_LIMIT, Bind, parse_request, replaceable
 from kvmcompose.privileges._grammar import Xml, privileges_in
 from kvmcompose.render.domain import console_log
+from kvmcompose.render.platform import domain_uuid
 
 __all__ = [
     "REQUEST_LIMIT",
@@ -87,12 +88,12 @@ def of_domain(
     xml: Xml, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
     """Yield what a guest's domain XML requests."""
-    checks = _domain.checks(owned_by(guest, state, network_plan))
+    checks = _domain.checks(owned_by(guest, run, state, network_plan))
     yield from privileges_in(xml, _domain.GRAMMAR, checks, run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)
 
 
-def owned_by(guest: GuestState, state: State, network_plan: NetworkPlan) -> _domain.Owned:
+def owned_by(guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan) -> _domain.Owned:
     """Return what the domain XML of a guest may refer to: what that requests depends on this and the XML."""
     folder = state.testbed_host_shared_config.project_folder
     return _domain.Owned(
@@ -111,6 +112,8 @@ def owned_by(guest: GuestState, state: State, network_plan: NetworkPlan) -> _dom
         networks=frozenset({network_plan.network.name} if network_plan.network is not None else ()),
         taps=frozenset(nic.target for nic in guest.interfaces),
         ports=frozenset(nic.interface_id for nic in guest.interfaces if nic.interface_id is not None),
+        nvram=f"{folder}/{run.nvram}" if run.nvram is not None else None,
+        uuid=domain_uuid(state.project_name, guest.identity),
     )
 
 

@@ -14,7 +14,10 @@ _GUEST = "{urn:kvmcompose:guest:1}guest"
 
 
 class Owned(msgspec.Struct, frozen=True, kw_only=True):
-    """What the XML of a guest may refer to because the project owns it. ``artefacts`` ends with a slash."""
+    """What the XML of a guest may refer to because the project owns it. ``artefacts`` ends with a slash.
+
+    By the ``uuid``, libvirt finds the state of a guest's TPM.
+    """
 
     project: str
     guest: str
@@ -25,6 +28,8 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
     networks: frozenset[str]
     taps: frozenset[str]
     ports: frozenset[str]
+    nvram: str | None
+    uuid: str
 
 
 def checks(owned: Owned) -> Checks:
@@ -38,6 +43,8 @@ def checks(owned: Owned) -> Checks:
         "network": owned.networks.__contains__,
         "tap": owned.taps.__contains__,
         "port": owned.ports.__contains__,
+        "uuid": owned.uuid.__eq__,
+        "nvram": lambda path: path == owned.nvram,
         "disk": lambda path: _is_below(path, owned.artefacts),
     }
 
@@ -191,7 +198,7 @@ _DEVICES = Element(
     audio=Element("id type=none|spice"),
     hub=Element("type", others=_PLACED),
     panic=Element("model", others=_PLACED),
-    tpm=Element("model", backend=Element("type=emulator version"), others=_PLACED),
+    tpm=Element("model", backend=Element("type=emulator version persistent_state"), others=_PLACED),
     iommu=Element("model", driver=Element("intremap caching_mode eim iotlb aw_bits"), others=_PLACED),
 )  # fmt: skip
 
@@ -200,7 +207,8 @@ _HYPERV = Element("state mode", others=dict.fromkeys(_HYPERV_PARTS.split(), _ON)
 _FEATURES = Element(
     acpi=Element(), apic=Element("eoi"), pae=Element(), hap=Element("state"), viridian=Element(),
     privnet=Element(),
-    smm=Element("state", tseg=Element("unit", text=_NUMBER)), ioapic=Element("driver"), pmu=Element("state"),
+    smm=Element("state", tseg=Element("unit", text=_NUMBER)), ioapic=Element("driver"),
+    gic=Element("version"), pmu=Element("state"),
     vmport=Element("state"), vmcoreinfo=Element("state"), hyperv=_HYPERV, hpt=_ON, msrs=Element("unknown"),
     kvm=Element(others=dict.fromkeys(("hidden", "hint-dedicated", "poll-control", "pv-ipi"), _ON)),
 )  # fmt: skip
@@ -222,12 +230,13 @@ GRAMMAR = (
     "domain",
     Element(
         "type=kvm|qemu",
-        name=Element(text="@name"), title=_WORD, description=_WORD,
+        name=Element(text="@name"), uuid=Element(text="@uuid"), title=_WORD, description=_WORD,
         metadata=Element(others={_GUEST: Element("project=@project name=@guest host")}),
         memory=_SIZE, currentMemory=_SIZE,
         vcpu=Element(f"placement=static current={_NUMBER}", text=_NUMBER), iothreads=Element(text=_NUMBER),
         os=Element(
             "firmware=efi|bios",
+            firmware=Element(feature=Element("enabled name")), nvram=Element(text="@nvram"),
             type=Element("arch machine", text="hvm"), boot=Element("dev=hd|cdrom|network|fd"),
             bootmenu=Element("enable timeout"), bios=Element("useserial rebootTimeout"),
             smbios=Element("mode=emulate|none"),

@@ -7,6 +7,7 @@ import msgspec
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.render.hardware import Hardware, has_root_ports
+from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
 
 #: Raised when the XML of every guest changes without a change of the YAML, so that an upgrade can tell what
 #: it changed itself: such a change waits for the guest's next start. 1: version 0.1. 2: spare PCI ports, the
@@ -50,6 +51,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones; 0 where devices are on a PCI bus.
+    ``firmware`` is None for a BIOS. ``uuid`` is given where libvirt keeps something by it: the state of a
+    ``tpm``.
     """
 
     project: str
@@ -70,6 +73,10 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     root_ports: int
     nics: tuple[Nic, ...]
     hardware: Hardware
+    platform: Platform
+    firmware: Firmware | None
+    tpm: bool
+    uuid: str | None
 
 
 def domain_xml(
@@ -86,12 +93,21 @@ def domain_xml(
     seed: str | None = None,
     graphics: bool = False,
     hardware: Hardware,
+    arch: str = "x86_64",
+    nvram: str | None = None,
+    secure_boot: bool = False,
+    tpm: bool = False,
 ) -> Artefact:
-    """The domain XML of a guest. ``disk``, ``media`` and ``seed`` are artefacts' paths in the project."""
+    """The domain XML of a guest. ``disk``, ``media``, ``seed`` and ``nvram`` are paths in the project."""
 
     def on_host(path: str | None) -> str | None:
         return f"{shared.host_config.project_folder}/{path}" if path else None
 
+    platform = platform_of(arch, guest.virt_type)
+    variables = on_host(nvram)
+    own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None)
+    # what other guests have on the root bus, these have in a port
+    own_ports += media is not None and platform.cdrom == "scsi"
     values = DomainValues(
         project=shared.project_name,
         guest=guest.identity,
@@ -108,9 +124,7 @@ def domain_xml(
         seed=on_host(seed),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
         graphics=graphics,
-        root_ports=_root_ports(len(guest.interfaces) + (disk is not None) + (seed is not None))
-        if has_root_ports(hardware.machine)
-        else 0,
+        root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,
         nics=tuple(
             Nic(
                 nic.attach,
@@ -124,6 +138,10 @@ def domain_xml(
             for nic in guest.interfaces
         ),
         hardware=hardware,
+        platform=platform,
+        firmware=Firmware(variables, secure_boot) if variables is not None else None,
+        tpm=tpm,
+        uuid=domain_uuid(shared.project_name, guest.identity) if tpm else None,
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",

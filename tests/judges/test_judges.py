@@ -91,7 +91,7 @@ def defined(host: TestHost, project: Bench, tmp_path: Path) -> Iterator[list[str
         yield domains
     finally:
         for name in domains:
-            host.virsh("undefine", name)
+            host.virsh("undefine", name, "--nvram")
         for name in networks:
             host.virsh("net-undefine", name)
 
