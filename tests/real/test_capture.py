@@ -68,6 +68,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.1)
 
 
+def wait_for_no_traces(host: TestHost, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while left := traces(host):
+        assert time.monotonic() < end, f"left on {host.name}: {', '.join(left)}"
+        time.sleep(0.1)
+
+
 def wait_for_packets(path: Path, count: int) -> None:
     """Wait until a file has so many packets: the last ones arrive after their sender has exited."""
     wait_for(lambda: len([*PacketReader().read(path.read_bytes())]) >= count)
@@ -102,7 +109,7 @@ def traces(host: TestHost) -> list[str]:
 def nothing_left(project: Project, seconds: float = 3) -> Iterator[None]:
     assert traces(project.host) == []
     yield
-    wait_for(lambda: traces(project.host) == [], seconds)
+    wait_for_no_traces(project.host, seconds)
 
 
 def ping(project: Project) -> None:
@@ -238,7 +245,7 @@ def test_what_a_killed_server_leaves_goes_with_the_next_capture(project: Project
     next_one = Running(project, ("br0", "-w", str(path)))
     assert mirror not in traces(project.host)
     assert next_one.end()[0] == 0
-    wait_for(lambda: traces(project.host) == [], 3)
+    wait_for_no_traces(project.host, 3)
 
 
 def test_a_guest_that_goes_off_ends_its_capture(project: Project) -> None:

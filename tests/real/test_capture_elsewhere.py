@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from kvm import Project
-from test_capture import PINGS, Running, read, traces, wait_for, wait_for_packets
+from test_capture import PINGS, Running, read, traces, wait_for_no_traces, wait_for_packets
 
 from hosts import TestHost, TestHosts
 from hosts.cluster import host_config
@@ -64,7 +64,7 @@ def far(hosts: TestHosts) -> Iterator[TestHost]:
     """The other host. There and here nothing is left after each test."""
     yield hosts[1]
     for host in hosts:
-        wait_for(lambda host=host: traces(host) == [], 30)  # type: ignore[misc]
+        wait_for_no_traces(host, 30)
 
 
 def test_a_guest_and_a_bridge_on_another_host(project: Project, far: TestHost) -> None:
@@ -91,11 +91,11 @@ def test_what_is_killed_leaves_nothing_there(project: Project, far: TestHost) ->
     capture = Running(project, ("far", "-w", str(project.root / "killed.pcap")))
     project.host.run(["pkill", "-KILL", "-f", f"{project.folder} capture"])
     capture.process.wait(20)
-    wait_for(lambda: traces(far) == [], 3)
+    wait_for_no_traces(far, 3)
     capture = Running(project, ("far", "-w", str(project.root / "killed.pcap")))
     project.host.run(["pkill", "-KILL", "-f", "server --embedded"])
     assert capture.end(None)[0] == 1
-    wait_for(lambda: traces(far) == [], 3)
+    wait_for_no_traces(far, 3)
 
 
 def test_a_connection_that_is_lost_ends_it_on_both_sides(project: Project, far: TestHost) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_capture import PINGS, Running, read, traces, wait_for, wait_for_packets
+from test_capture import PINGS, Running, read, wait_for_no_traces, wait_for_packets
 from test_ovn_up import GUEST, reaches
 from test_several_hosts import make_project
 
@@ -63,7 +63,7 @@ def test_a_switch_a_port_and_a_guest(
         assert len(packets) == len(set(packets)) == 2 * PINGS, (name, packets)
     assert not read(files["near"])
     for host in hosts:
-        wait_for(lambda host=host: traces(host) == [])  # type: ignore[misc]
+        wait_for_no_traces(host, 30)
     refused = project.run("capture", "to-lan", status=None)
     assert "to-lan is a port without an interface on a host" in refused.stderr
     project.run("down", "--purge", "--timeout", "0")

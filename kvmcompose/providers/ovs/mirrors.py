@@ -1,8 +1,8 @@
 """Mirrors of bridges (``Mirror`` in ovs-vswitchd.conf.db(5)): what a capture of a whole bridge listens to.
 
 A mirror has a port of our own that gets every packet that enters the bridge, once. Port and mirror are
-marked, created in one transaction and removed after the capture. What a killed server leaves is removed with
-the next capture of the bridge, or with the bridge.
+marked, created in one transaction and removed after the capture, on a host that was lost once it is back.
+What a killed server leaves is removed with the next capture of the bridge, or with the bridge.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
 
 from kvmcompose.hosts.command import CommandRunner
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, HostLostError
 from kvmcompose.providers.ovs.database import CAPTURE_KEY, OvsdbTable
 from kvmcompose.providers.ovs.driver import VSCTL, check_ports, run_ovs
 from kvmcompose.providers.ovs.transaction import project_mark
 
 log = logging.getLogger(__name__)
+
+#: How long a capture waits for the removal of its mirror, and how long that is tried while the host is lost,
+#: in seconds.
+_END_SECONDS, _END_TRIES_SECONDS = 15.0, 600.0
+#: The pauses between two tries, in seconds.
+_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 
 
 class OvsMirrors:
@@ -54,16 +61,31 @@ class OvsMirrors:
         await self._runner.run([*link, "up"], privileged=True)
 
     async def _surely(self, work: Coroutine[Any, Any, None]) -> None:
-        """Finish the work even when the caller is cancelled."""
+        """Finish the work, even when the caller is cancelled or waits no longer for a lost host."""
         task = asyncio.create_task(work)
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
-        await asyncio.shield(task)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(task), _END_SECONDS)
 
     async def _end(self, bridge: str, port: str) -> None:
+        """Remove a mirror. What ended the capture may have been the loss of the host.
+
+        Then the connection for commands is lost, too, which may show only now; the next try opens a new one.
+        """
+        pause, end = _PAUSE, time.monotonic() + _END_TRIES_SECONDS
         try:
-            found = await self._mirrors(bridge)
-            await self._remove(bridge, {name: uuid for name, uuid in found.items() if name == port})
+            while True:
+                try:
+                    found = await self._mirrors(bridge)
+                    await self._remove(bridge, {name: uuid for name, uuid in found.items() if name == port})
+                except HostLostError:
+                    if time.monotonic() > end:
+                        raise
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                else:
+                    return
         except DriverError as error:
             log.warning("cannot remove the mirror port %s of %s: %s", port, bridge, error.message)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from recorder import Recorder
 
 from kvmcompose.core.commands import Capture
 from kvmcompose.hosts.command import Completed
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import DriverError, HostLostError
 from kvmcompose.providers.capture.driver import TcpdumpCaptures, arguments
+from kvmcompose.providers.ovs import mirrors as mirrors_module
 from kvmcompose.providers.ovs.mirrors import OvsMirrors, mirror_arguments
 
 WANTED = Capture(target="web")
@@ -125,6 +127,67 @@ def test_a_mirror_goes_whatever_happens() -> None:
         assert " ".join(machine.commands[-1]).endswith(
             f"--if-exists remove Bridge p-br0 mirrors uuid-of-{port} -- --if-exists del-port {port}"
         )
+
+
+class LosingMachine(Recorder):
+    """A machine that is lost with the capture, at so many of the commands after it."""
+
+    def __init__(self, losses: float) -> None:
+        super().__init__(mirrors())
+        self.losses = losses
+        self.lost = 0
+        self.ended = False
+
+    async def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        if self.ended and self.lost < self.losses:
+            self.lost += 1
+            raise HostLostError("the connection to main was lost")
+        if "create" in argv:
+            port = next(word[5:] for word in argv if word.startswith("name=cap-"))
+            self.answers = (mirrors(port),)
+        if "tcpdump" in argv:
+            self.ended = True
+            raise HostLostError("the connection to main was lost")
+        return await super().run(argv, **options)
+
+    @property
+    def removals(self) -> int:
+        return sum("del-port" in each for each in self.commands)
+
+
+def test_a_mirror_goes_though_the_connection_is_lost_with_the_capture() -> None:
+    """The one for commands may be lost at the same moment, which shows only when it is used."""
+    machine = LosingMachine(losses=2)
+    with pytest.raises(HostLostError):
+        collect(machine)
+    assert (machine.lost, machine.removals) == (2, 1)
+
+
+def test_a_capture_ends_though_its_host_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its mirror goes when the host is back; after a while nobody waits for that."""
+    monkeypatch.setattr(mirrors_module, "_END_SECONDS", 0.01)
+    monkeypatch.setattr(mirrors_module, "_PAUSE", 0.01)
+    machine = LosingMachine(losses=math.inf)
+
+    async def run(captures: TcpdumpCaptures) -> None:
+        with pytest.raises(HostLostError):
+            await anext(captures.bridge("p", "p-br0", WANTED))
+
+    async def comes_back() -> None:
+        await run(captures_of(machine))
+        assert machine.removals == 0
+        machine.losses = 0
+        while machine.removals == 0:  # noqa: ASYNC110 (nothing tells)
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(comes_back(), 20))
+
+    async def stays_away() -> None:
+        monkeypatch.setattr(mirrors_module, "_END_TRIES_SECONDS", 0)
+        monkeypatch.setattr(mirrors_module, "_END_SECONDS", 20)
+        await run(captures_of(LosingMachine(losses=math.inf)))
+
+    asyncio.run(asyncio.wait_for(stays_away(), 10))
 
 
 def test_leftovers_are_those_that_nobody_listens_to() -> None:
