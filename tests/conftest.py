@@ -137,8 +137,8 @@ def state_place() -> Iterator[Path]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 20
-        while _servers_of(place):
-            assert time.monotonic() < deadline
+        while left := _servers_of(place):
+            assert time.monotonic() < deadline, f"killed, and not gone: {left}"
             time.sleep(0.01)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 
-from daemon import Daemon
+from daemon import Daemon, soonest
 
 
 @pytest.fixture
@@ -39,9 +39,7 @@ def test_idle_connections_leave_room_and_say_little(daemon: Daemon) -> None:
         for _ in range(1100):
             stack.enter_context(socket.create_connection(("127.0.0.1", port)))
         time.sleep(0.5)
-        began = time.monotonic()
-        assert daemon.client().health().version
-        assert time.monotonic() - began < 1
+        assert soonest(daemon.client().health) < 1
         assert daemon.process is not None
         assert len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir())) < 300
     assert daemon.said.count("connections refused") == 1

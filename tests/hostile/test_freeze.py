@@ -21,7 +21,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "server"))
 
-from daemon import Daemon
+from daemon import Daemon, soonest
 
 from kvmcompose.client.errors import ServerError
 from kvmcompose.core.commands import Down, Up
@@ -111,9 +111,7 @@ def test_a_project_that_does_not_answer_keeps_nobody_else_waiting(
     answers = [pool.submit(each) for each in asked]
     try:
         time.sleep(0.5)
-        began = time.monotonic()
-        client.health()
-        assert time.monotonic() - began < 1
+        assert soonest(client.health) < 1
         client.act("good", Up())
         deadline = time.monotonic() + 8
         while client.deployment("good").state is not Phase.UP:

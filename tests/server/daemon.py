@@ -7,10 +7,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
+
+
+def soonest(ask: Callable[[], object]) -> float:
+    """Return the shortest time of three answers, in seconds: once a busy machine may be slow itself."""
+    took = []
+    for _ in range(3):
+        began = time.monotonic()
+        ask()
+        took.append(time.monotonic() - began)
+    return min(took)
 
 
 class Daemon:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 import websocket
+from daemon import soonest
 from stub import TOKEN, StubServer
 
 from kvmcompose.core.deployment import NewDeployment
@@ -175,9 +175,7 @@ def test_a_flood_does_not_keep_others_waiting(server: StubServer, connect: Conne
     console.opened()
     console.socket.send_binary(b"flood\r")
     console.until(lambda read: len(read) > 1 << 18)
-    begun = time.monotonic()
-    server.client().health()
-    assert time.monotonic() - begun < 1
+    assert soonest(server.client().health) < 1
 
 
 @pytest.mark.parametrize(

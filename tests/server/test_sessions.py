@@ -81,14 +81,14 @@ def test_what_signs_nobody_in(shared_stub: StubServer, body: object) -> None:
 def test_wrong_answers_take_long_and_right_ones_do_not(
     shared_stub: StubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "WRONG_SECONDS", 2.0)
+    monkeypatch.setattr(sessions, "WRONG_SECONDS", 3.0)
     with ThreadPoolExecutor(20) as pool:
         began = time.monotonic()
         wrong = [pool.submit(Browser(shared_stub.port).sign_in, code="wrong") for _ in range(19)]
         signed_in(shared_stub)
-        assert time.monotonic() - began < 1.9
+        assert not any(each.done() for each in wrong)
         assert {each.result().content for each in wrong} == {wrong[0].result().content}
-        assert time.monotonic() - began >= 2.0
+        assert time.monotonic() - began >= 3.0
 
 
 def test_on_the_unix_socket_the_kernel_says_who_it_is(shared_stub: StubServer) -> None:

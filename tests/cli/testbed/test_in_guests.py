@@ -214,8 +214,8 @@ def test_users_and_terminals_that_there_are_not(
 
 def test_guests_with_a_label_run_it_side_by_side(running: Lab) -> None:
     began = time.monotonic()
-    ran = running.must("exec", "--label", "tier=1", "--", "sleep", "1.5")
-    assert time.monotonic() - began < 2.9
+    ran = running.must("exec", "--label", "tier=1", "--", "sleep", "3")
+    assert time.monotonic() - began < 5.9  # the command itself may take seconds on a busy machine
     ran = running.must("exec", "--label", "tier=1", "--", "echo", "a", "-b")
     assert sorted(ran.out.splitlines()) == ["db | a -b", "web | a -b"]
     ran = running.must("exec", "--label", "role", "--label", "role=store", "echo", "one")
