@@ -19,7 +19,7 @@ from kvmcompose.build.ledger import Ledger, LedgerEntry
 from kvmcompose.build.offers import offered_recipe
 from kvmcompose.build.recipe_words import reasons_between
 from kvmcompose.build.recipes import Recipe, Recipes, changes
-from kvmcompose.core.artefact import Artefact, Overlay, Policy
+from kvmcompose.core.artefact import IMAGES, Artefact, Overlay, Policy
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.files import digest_file, digest_link, is_readable, unreadable
 from kvmcompose.effects.stat_cache import Signature
@@ -149,7 +149,7 @@ class Decider:
         why: Sequence[str],
     ) -> Making:
         """Decide on a disk that was written to: its guest has run, or it is damaged."""
-        inside = _look_inside(path)
+        inside = _look_inside(path, known.artefact)
         damage = self._damage(known.artefact, path, inside, record.size, same=same)
         if damage is not None:
             aside = path.stat().st_size > 0
@@ -200,20 +200,7 @@ class Decider:
         if artefact.policy is Policy.LINK:
             return _as(known, Disposition.REBUILD, "the ledger does not know this link")
         if artefact.policy is Policy.MUTABLE:
-            inside = _look_inside(path)
-            damage = self._damage(artefact, path, inside, 0, same=True)
-            if damage is None and not self._options.provision:
-                grown = self._sizes.of_unknown(known, _header(inside))
-                if grown is not None:
-                    return grown
-            damage = damage or self._misfit(artefact, path, _header(inside))
-            if damage is None and self._backing(artefact) is not None:
-                return _as(
-                    known, Disposition.ADOPT, "a disk that may be the right one, unknown to the ledger"
-                )
-            if self._options.provision or path.stat().st_size == 0:
-                return _as(known, Disposition.REBUILD, "unknown to the ledger")
-            return _as(known, Disposition.IN_USE, "a disk that the ledger does not know", damage or "")
+            return self._unknown_disk(known, artefact, path)
         if not is_readable(path):
             action = Disposition.BLOCKED if artefact.policy is Policy.TEXT else Disposition.REBUILD
             return _as(known, action, unreadable(path))
@@ -224,6 +211,22 @@ class Decider:
         if aside:  # in one reason: without -v only the first is shown
             reason += "; the old file is kept as .orig"
         return msgspec.structs.replace(_as(known, Disposition.REBUILD, reason), aside=aside)
+
+    def _unknown_disk(self, known: Making, artefact: Artefact, path: Path) -> Making:
+        if not isinstance(artefact.content, IMAGES):
+            return _as(known, Disposition.ADOPT, "it may be its guest's, unknown to the ledger")
+        inside = _look_inside(path, artefact)
+        damage = self._damage(artefact, path, inside, 0, same=True)
+        if damage is None and not self._options.provision:
+            grown = self._sizes.of_unknown(known, _header(inside))
+            if grown is not None:
+                return grown
+        damage = damage or self._misfit(artefact, path, _header(inside))
+        if damage is None and self._backing(artefact) is not None:
+            return _as(known, Disposition.ADOPT, "a disk that may be the right one, unknown to the ledger")
+        if self._options.provision or path.stat().st_size == 0:
+            return _as(known, Disposition.REBUILD, "unknown to the ledger")
+        return _as(known, Disposition.IN_USE, "a disk that the ledger does not know", damage or "")
 
     def _same_signature(self, status: os.stat_result, record: LedgerEntry) -> bool:
         return (
@@ -336,9 +339,9 @@ def _as(known: _AnyDecision, action: Disposition, *reasons: str) -> _AnyDecision
     )
 
 
-def _look_inside(path: Path) -> ImageHeader | str | None:
-    """Return a disk's header, why it has none, or None for a file that cannot be read."""
-    if not is_readable(path):
+def _look_inside(path: Path, artefact: Artefact) -> ImageHeader | str | None:
+    """Return a disk's header, why it has none, or None for a file that cannot be read, or is no image."""
+    if not isinstance(artefact.content, IMAGES) or not is_readable(path):
         return None
     try:
         return read_header(path)

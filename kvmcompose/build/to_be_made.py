@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import msgspec
@@ -48,6 +49,8 @@ def _file(project: Project, decision: Making, *, compared: bool) -> FileToMake:
     if isinstance(content, LinkTo):
         image = project.images.resolve(content.image)
         return FileToMake(digest=image.digest if image is not None else None, link=True)
+    if isinstance(content, Literal):
+        return FileToMake(digest=hashlib.sha256(content.data).hexdigest(), size=len(content.data))
     disk_size = project.recipes.size(content)
     grows = decision.policy is Policy.MUTABLE and (decision.resized or decision.action is Disposition.GROW)
     return FileToMake(

@@ -39,7 +39,10 @@ class Rendered(msgspec.Struct, frozen=True):
 
 
 class Literal(msgspec.Struct, frozen=True):
-    """Bytes that are already computed: ``state.json``, from which everything else is made."""
+    """Bytes that are already computed: ``state.json``, from which everything else is made.
+
+    Of what a guest writes to: what it begins with.
+    """
 
     data: bytes
 

@@ -70,14 +70,16 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
 
     ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can run scripts. ``nvram`` is the
-    file in which its UEFI keeps its variables, None with a BIOS; libvirt makes it at the first start.
-    ``tpm``: libvirt keeps the state of a TPM for it. ``arch`` is its architecture, in libvirt's words.
+    one of its disks in which its UEFI keeps its variables, None with a BIOS; libvirt fills it.
+    ``secure_boot``: that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it.
+    ``arch`` is its architecture, in libvirt's words.
     """
 
     runtime: str = "libvirt"
     domain_xml: str
     cloud_init: bool
     nvram: str | None = None
+    secure_boot: bool = False
     tpm: bool = False
     arch: str = "x86_64"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from kvmcompose.core.artefact import IMAGES, Artefact, BaseImage, LinkTo, Policy
+from kvmcompose.core.artefact import IMAGES, Artefact, BaseImage, LinkTo, Literal, Policy
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
@@ -56,6 +56,18 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             summary=f"CD-ROM of {guest.name}",
             guest=guest.name,
         )
+    nvram = nvram_path(guest.identity, definition.firmware, definition.arch)
+    if nvram is not None:
+        yield Artefact(
+            task=f"nvram:{guest.name}",
+            path=nvram,
+            policy=Policy.MUTABLE,
+            # empty: what is in it, and how large it is, depends on the firmware that the guest's host has
+            content=Literal(b""),
+            summary=f"UEFI variables of {guest.name}",
+            guest=guest.name,
+            mode=0o600,
+        )
     seed = None
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
@@ -87,7 +99,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         graphics=kind.cloud_image is None,
         hardware=hardware(definition),
         arch=definition.arch or USUAL_ARCH,
-        nvram=nvram_path(guest.identity, definition.firmware, definition.arch),
+        nvram=nvram,
         secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,
     )
@@ -124,6 +136,7 @@ def runs(
         memory_mb=definition.memory_mb,
         cpus=definition.cpus,
         nvram=nvram_path(guest.identity, definition.firmware, definition.arch),
+        secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,
         arch=definition.arch or USUAL_ARCH,
     )

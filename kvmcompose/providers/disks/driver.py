@@ -72,6 +72,19 @@ tail -c "+$((start + 1))" <&3 | head -c "$5"
 """
 )
 _REMOVE = _ENTER + 'rm -f -- "./$3"'
+#: libvirt makes a missing file by way of another one, for which it would follow a link.
+_READY_NVRAM = (
+    _ENTER.replace("$1/$2/$3", "$1/$2")
+    + """\
+rm -f -- "./$3.new" || exit
+if [ -n "$4" ]; then rm -f -- "./$3" || exit; fi
+if [ ! -e "./$3" ] && [ ! -L "./$3" ]; then exit; fi
+"""
+    + _CHECK
+    + """\
+if [ ! -s "./$3" ]; then rm -f -- "./$3"; fi
+"""
+)
 #: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
 #: for anyone else the file is their own already.
 _REPLACE = (
@@ -212,6 +225,11 @@ class HostDisks:
         if done.status != 0:
             raise self._missing(path, done)
         return done.text.strip()
+
+    async def ready_nvram(self, path: Path, *, fresh: bool) -> None:
+        argv = _inside(_READY_NVRAM, path, "yes" if fresh else "")
+        done = await self._as_needed(argv)
+        self._expect(path, argv, done, privileged=True)
 
     async def remove(self, path: Path) -> None:
         argv = _inside(_REMOVE, path)

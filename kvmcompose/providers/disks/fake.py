@@ -61,6 +61,12 @@ class FakeDisks:
         self._host.world.disks[str(path)] = new
         self._host.keep(("disks", str(path)))
 
+    async def ready_nvram(self, path: Path, *, fresh: bool) -> None:
+        await self._host.call("ready_nvram", path.name)
+        if fresh:
+            self._host.world.disks.pop(str(path), None)
+            self._host.keep(("disks", str(path)))
+
     async def replace(self, path: Path, staged: Path) -> None:
         await self._host.call("replace_disk", path.name)
         self._host.world.disks[str(path)] = self._host.world.disks.pop(str(staged))

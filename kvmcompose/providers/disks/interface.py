@@ -46,6 +46,12 @@ class Disks(Protocol):
     async def signature(self, path: Path) -> str:
         """Return a value that changes when a frozen disk does. Raises DriverError for a missing file."""
 
+    async def ready_nvram(self, path: Path, *, fresh: bool) -> None:
+        """Make the file for the variables of a UEFI ready for libvirt, which fills it where there is none.
+
+        ``fresh``: the guest begins with new ones. Raises DriverError for a link, or no regular file.
+        """
+
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
 

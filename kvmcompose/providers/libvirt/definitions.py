@@ -9,12 +9,13 @@ import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import PurePosixPath
 
 import msgspec
 
 from kvmcompose.core.xml_parts import parse_xml
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.interface import DomainNic
+from kvmcompose.providers.libvirt.interface import Capabilities, DomainNic, TpmHolder
 
 GUEST_NAMESPACE = "urn:kvmcompose:guest:1"
 NETWORK_NAMESPACE = "urn:kvmcompose:network:1"
@@ -147,6 +148,45 @@ def refuse_foreign(kind: str, wanted: Ownership, owner: str | None) -> None:
         f"there already is a {kind} {wanted.name} {whose}",
         hint=f"inspect it: virsh {prefix}dumpxml {wanted.name}; rename it, or this project",
     )
+
+
+def capabilities(xml: str) -> Capabilities:
+    """Parse what libvirt says of an emulator (libvirt, "Domain capabilities XML format")."""
+    root = parse(xml, "domainCapabilities")
+
+    def has(path: str, name: str, value: str) -> bool:
+        return value in [each.text for each in root.iterfind(f"{path}/enum[@name='{name}']/value")]
+
+    return Capabilities(
+        uefi=has("os", "firmware", "efi"),
+        secure_boot=has("os/loader", "secure", "yes"),
+        tpm=has("devices/tpm", "backendModel", "emulator"),
+    )
+
+
+def has_own_nvram(xml: str) -> bool:
+    """Return whether a domain has the variables of its UEFI in a file that libvirt did not name itself."""
+    path = parse(xml, "domain").findtext("os/nvram")
+    return bool(path) and PurePosixPath(path or "").parent.name != "nvram"
+
+
+def uuid_of(xml: str) -> str | None:
+    """Return the UUID that a definition asks for; None for one that has any."""
+    return parse(xml, "domain").findtext("uuid")
+
+
+def tpm_xml(holder: TpmHolder) -> str:
+    """Return a definition with nothing but the TPM, which is for libvirt to find its state by."""
+    root = ET.Element("domain", type="qemu")
+    ET.SubElement(root, "name").text = holder.name
+    ET.SubElement(root, "uuid").text = holder.uuid
+    mark = {"project": holder.project, "name": holder.guest}
+    ET.SubElement(ET.SubElement(root, "metadata"), f"{{{GUEST_NAMESPACE}}}guest", mark)
+    ET.SubElement(root, "memory", unit="MiB").text = "64"
+    ET.SubElement(ET.SubElement(root, "os"), "type", arch=holder.arch).text = "hvm"
+    tpm = ET.SubElement(ET.SubElement(root, "devices"), "tpm")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0", persistent_state="yes")
+    return ET.tostring(root, encoding="unicode")
 
 
 def with_uuid(xml: str, uuid: str) -> str:

@@ -12,7 +12,14 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definition_record, networks
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt.connection import unless_so_already
-from kvmcompose.providers.libvirt.interface import DomainEvent, DomainState, HypervisorFacts, ObservedDomain
+from kvmcompose.providers.libvirt.interface import (
+    Capabilities,
+    DomainEvent,
+    DomainNeed,
+    DomainState,
+    HypervisorFacts,
+    ObservedDomain,
+)
 
 _KIB_PER_MIB = 1024
 #: How often guests report the memory that they use, in seconds.
@@ -62,8 +69,18 @@ _FORGET_ALL = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-    | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
 )
+
+
+def capabilities(connection: Any, *, need: DomainNeed) -> Capabilities:
+    """Return what the host has of what a domain needs."""
+    try:
+        text = connection.getDomainCapabilities(None, need.arch, need.machine, need.virt_type)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_INVALID_ARG):
+            return Capabilities(reason=error.get_error_message())
+        raise
+    return xmls.capabilities(text)
 
 
 def foreign(
@@ -238,10 +255,22 @@ def define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
     domain = lookup(connection, wanted.name)
     if domain is not None:
         xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
-        xml = xmls.with_uuid(xml, domain.UUIDString())
+        if _has_to_be_another(domain, xml):
+            undefine(connection, name=wanted.name)
+        else:
+            xml = xmls.with_uuid(xml, domain.UUIDString())
     domain = connection.defineXML(xml)
     definition_record.record(domain)
     return domain
+
+
+def _has_to_be_another(domain: Any, xml: str) -> bool:
+    """Return whether the UUID of a domain is another than its definition asks for, and can be changed.
+
+    libvirt finds the state of a TPM by it. A domain that runs, or has snapshots, keeps the one that it has.
+    """
+    wanted = xmls.uuid_of(xml)
+    return wanted not in (None, domain.UUIDString()) and not domain.isActive() and domain.snapshotNum() == 0
 
 
 def stamp(domain: Any, *, made: str) -> None:
@@ -331,7 +360,21 @@ def undefine(connection: Any, *, name: str) -> None:
     with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
         if domain.isActive():
             raise DriverError(f"cannot undefine the domain {name}: it is running")
-        domain.undefineFlags(_FORGET_ALL)
+        keep = xmls.has_own_nvram(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        domain.undefineFlags(_FORGET_ALL | nvram)
+
+
+def forget_tpm(connection: Any, *, xml: str, wanted: xmls.Ownership) -> None:
+    """Remove the state of the TPM of a domain that is not defined: libvirt does so when it undefines one."""
+    domain = lookup(connection, wanted.name)
+    if domain is not None:
+        xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
+        if domain.isActive():
+            raise DriverError(f"cannot remove the TPM of the domain {wanted.name}: it is running")
+    with unless_so_already(libvirt.VIR_ERR_CONFIG_UNSUPPORTED):  # without swtpm there is no state
+        domain = domain or connection.defineXML(xml)
+        domain.undefineFlags(_FORGET_ALL | libvirt.VIR_DOMAIN_UNDEFINE_TPM)
 
 
 def facts(connection: Any) -> HypervisorFacts:

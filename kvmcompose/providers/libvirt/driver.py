@@ -34,13 +34,16 @@ from kvmcompose.providers.libvirt import domains as domain_calls
 from kvmcompose.providers.libvirt import networks as network_calls
 from kvmcompose.providers.libvirt.connection import Connection
 from kvmcompose.providers.libvirt.interface import (
+    Capabilities,
     DomainEvent,
+    DomainNeed,
     DomainState,
     FoundNetwork,
     HypervisorFacts,
     ObservedDomain,
     Screen,
     SnapshotState,
+    TpmHolder,
     following,
 )
 from kvmcompose.providers.libvirt.measuring import DomainMeter
@@ -238,6 +241,14 @@ class Libvirt:
         await self._connection.call(f"undefine the domain {name}", domain_calls.undefine, name=name)
         # a libvirtd that is killed while it switches off a domain leaves these files
         await self._remove_leftovers(f"qemu/{name}.xml", f"qemu/{name}.pid")
+
+    async def capabilities(self, need: DomainNeed) -> Capabilities:
+        doing = f"ask what it has for {need.arch} guests"
+        return await self._connection.call(doing, domain_calls.capabilities, need=need)
+
+    async def forget_tpm(self, holder: TpmHolder) -> None:
+        xml, doing = xmls.tpm_xml(holder), f"remove the TPM of {holder.name}"
+        await self._connection.call(doing, domain_calls.forget_tpm, xml=xml, wanted=xmls.domain_identity(xml))
 
     async def open_console(self, name: str, *, force: bool) -> socket.socket:
         doing = f"open the console of {name}"

@@ -22,13 +22,16 @@ from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
+    Capabilities,
     DomainEvent,
+    DomainNeed,
     DomainNic,
     DomainState,
     HypervisorFacts,
     ObservedDomain,
     Screen,
     SnapshotState,
+    TpmHolder,
     following,
 )
 
@@ -393,6 +396,13 @@ class FakeHypervisor(FakeNetworks):
             raise DriverError(f"{name} runs")
         self._world.domains.pop(name, None)
         self._host.keep(("domains", name))
+
+    async def capabilities(self, need: DomainNeed) -> Capabilities:
+        await self._host.call("capabilities", need.arch)
+        return Capabilities(uefi=True, secure_boot=need.arch == "x86_64", tpm=True)
+
+    async def forget_tpm(self, holder: TpmHolder) -> None:
+        await self._host.call("forget_tpm", holder.name)
 
     async def snapshots(self, domain: str) -> Sequence[SnapshotState]:
         await self._host.call("snapshots", domain)

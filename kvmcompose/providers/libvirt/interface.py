@@ -77,6 +77,36 @@ def following(known: dict[str, DomainEvent], name: str, found: DomainEvent | Non
     return None if found == before else found
 
 
+class DomainNeed(msgspec.Struct, frozen=True, kw_only=True, order=True):
+    """What a domain needs of its host. ``arch``, ``machine`` and ``virt_type`` are in libvirt's words."""
+
+    arch: str
+    machine: str
+    virt_type: str
+    uefi: bool
+    secure_boot: bool
+    tpm: bool
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host has of what a domain needs. ``reason`` says why its guest cannot run there at all."""
+
+    reason: str = ""
+    uefi: bool = False
+    secure_boot: bool = False
+    tpm: bool = False
+
+
+class TpmHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """A domain that is not defined, and for which libvirt may keep the state of a TPM by its ``uuid``."""
+
+    name: str
+    uuid: str
+    project: str
+    guest: str
+    arch: str
+
+
 class SnapshotState(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot that libvirt knows. ``created`` in seconds since 1970; ``xml`` redefines it."""
 
@@ -125,6 +155,9 @@ class Hypervisor(Protocol):
 
     async def facts(self) -> HypervisorFacts:
         """Return facts about the host. Raises DriverError when it does not answer."""
+
+    async def capabilities(self, need: DomainNeed) -> Capabilities:
+        """Return what the host has of what a domain needs."""
 
     async def foreign(self, project: str, domains: Sequence[str], networks: Sequence[str]) -> Sequence[str]:
         """Return which of these names are taken by objects that are not the project's, as ``domain NAME`` and
@@ -199,7 +232,13 @@ class Hypervisor(Protocol):
         """Switch off the domain at once; it stays defined."""
 
     async def undefine_domain(self, name: str) -> None:
-        """Undefine a domain that is off, and the metadata of its snapshots (the data stays)."""
+        """Undefine a domain that is off, and the metadata of its snapshots (the data stays).
+
+        The file of its UEFI's variables stays, unless libvirt chose its name, and so does a TPM's state.
+        """
+
+    async def forget_tpm(self, holder: TpmHolder) -> None:
+        """Remove the state of the TPM of a domain that is off; no error if there is none."""
 
     async def open_console(self, name: str, *, force: bool) -> socket.socket:
         """Return a socket, which does not block, that is the serial console of a running domain.

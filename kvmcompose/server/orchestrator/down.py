@@ -15,7 +15,9 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.providers.drivers import HostDrivers
+from kvmcompose.providers.libvirt.interface import TpmHolder
 from kvmcompose.render.domain import console_log
+from kvmcompose.render.platform import domain_uuid
 from kvmcompose.server.action_log import ActionLog, StepFailedError
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.golden import RECORD
@@ -166,11 +168,34 @@ class TakeDown:
                 for runtime in _runtimes_on(self._testbeds, name).values():
                     for kept in await runtime.purge(self._context, host):
                         step.say(kept, Level.WARNING)
+            await self._purge_tpms(hosts.values())
             for path in (RECORD, KNOWN_HOSTS):
                 await in_thread(private.remove, self._context.folder / path)
             for identity in {each for testbed in self._testbeds for each in testbed.names}:
                 self._context.store.keep_snapshots(self._context.project, identity, [])
             step.say("disks, snapshots, copies of volumes and built images are removed")
+
+    async def _purge_tpms(self, hosts: Iterable[HostDrivers]) -> None:
+        """Remove the state of TPMs, from all hosts that their guests may have been on."""
+        for holder in self._tpms():
+            for host in hosts:
+                await shielded(host.hypervisor.forget_tpm(holder))
+
+    def _tpms(self) -> Iterable[TpmHolder]:
+        project = self._context.project
+        found = {
+            guest.state.domain: TpmHolder(
+                name=guest.state.domain,
+                uuid=domain_uuid(project, guest.state.identity),
+                project=project,
+                guest=guest.state.identity,
+                arch=guest.domain.arch,
+            )
+            for testbed in self._testbeds
+            for guest in testbed.guests.values()
+            if guest.domain is not None and guest.domain.tpm
+        }
+        return found.values()
 
     def _disks(self) -> Iterable[str]:
         """Clones before what they lie on, so that a removal that is cut short leaves no clone of nothing."""

@@ -134,8 +134,11 @@ class GoldenImages:
         """Whatever an attempt before has left."""
         await self._switch_off(golden.state.domain, host)
         await in_thread(self._forget, golden)
+        nvram = golden.domain.nvram if golden.domain is not None else None
         for disk in self._distribution.paths(golden):
             await host.disks.set_frozen(disk, frozen=False)
+            if nvram is not None and disk.match(nvram):
+                continue  # with a new disk, it begins with new variables
             if not await host.disks.pristine(disk):
                 await host.disks.reset_overlay(disk)
 

@@ -28,8 +28,8 @@ class Snapshots:
 
     async def do(self, command: Snapshot, log: ActionLog) -> None:
         """Make, restore or delete. Raises RefusedError when nothing was changed, StepFailedError."""
-        guests = await self._chosen(command)
-        await self._check(command, guests)
+        guests, states = await self._chosen(command)
+        await self._check(command, guests, states)
 
         def job(guest: LoadedGuest) -> Job:
             async def run() -> None:
@@ -49,7 +49,8 @@ class Snapshots:
             failed = [guest.name for guest, good in zip(guests, results, strict=True) if not good]
             raise StepFailedError(f"snapshot {command.verb} failed: {', '.join(failed)}")
 
-    async def _chosen(self, command: Snapshot) -> list[LoadedGuest]:
+    async def _chosen(self, command: Snapshot) -> tuple[list[LoadedGuest], Mapping[str, str]]:
+        """Return the guests, and the states of what runs them by name."""
         named = [self._context.guest(self._testbed, name) for name in dict.fromkeys(command.guests)]
         there = await instances(self._context, self._testbed, *named)
         if named:
@@ -65,12 +66,12 @@ class Snapshots:
             raise RefusedError(
                 f"not there, as the testbed is not up: {', '.join(absent)}", hint="kvm-compose up"
             )
-        return chosen
+        return chosen, {name: each.state for name, each in there.items()}
 
-    async def _check(self, command: Snapshot, guests: list[LoadedGuest]) -> None:
+    async def _check(self, command: Snapshot, guests: list[LoadedGuest], states: Mapping[str, str]) -> None:
         """Whatever would fail for one guest, before it is done to another."""
         for guest in guests:
-            runtime_of(guest).check_snapshot(guest, command)
+            runtime_of(guest).check_snapshot(guest, command, states[guest.name])
         reasons: list[tuple[str, str | None]] = []
         known_by = {guest.name: [each.name for each in await self._known(guest)] for guest in guests}
         if command.verb is not SnapshotVerb.CREATE and not command.guests:

@@ -68,6 +68,9 @@ class Starter:
             store.put_mark(project, SEED_MARK, guest.state.identity, seed or None)
             for kind in ("boot", "reachable", "run-scripts", *(() if run.setup_scripts else ("set-up",))):
                 store.put_mark(project, kind, guest.state.identity, None)
+        if guest.domain is not None and guest.domain.nvram is not None:
+            nvram = self._context.folder_on(host) / guest.domain.nvram
+            await host.disks.ready_nvram(nvram, fresh=is_new)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.start_domain(xml, made)
         for _name, xml in store.snapshots(project, guest.state.identity):

@@ -26,7 +26,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``check_privileges(context, testbed, guest)``  refuses what only an administrator's guest may do; without it,
                                              only administrators' testbeds have such guests
 ``is_in_snapshots(guest)``                   whether a snapshot of the testbed is one of it, too; optional
-``check_snapshot(guest, command)``           refuses what cannot be done with snapshots of it, likewise
+``check_snapshot(guest, command, state)``    refuses what cannot be done with snapshots of it, likewise
 ``snapshot(context, testbed, guest, command, step)``  makes, restores or deletes one, likewise
 ``snapshots(context, testbed, guest)``       those of a guest that is there, likewise
 ``kept_snapshots(context, guest)``           those of a guest that is down, likewise
@@ -184,8 +184,11 @@ class Runtime(Protocol):
     def is_in_snapshots(self, guest: LoadedGuest) -> bool:
         """Return whether a snapshot of the testbed is one of the guest, too."""
 
-    def check_snapshot(self, guest: LoadedGuest, command: Snapshot) -> None:
-        """Raise RefusedError for what cannot be done, whatever snapshots the guest has."""
+    def check_snapshot(self, guest: LoadedGuest, command: Snapshot, state: str) -> None:
+        """Raise RefusedError for what cannot be done, whatever snapshots the guest has.
+
+        ``state`` is that of what runs it, in the words of its runtime.
+        """
 
     async def snapshot(
         self,
@@ -420,7 +423,7 @@ def _not_for_members(_context: Context, _testbed: LoadedTestbed, guest: LoadedGu
     raise RefusedError(f"only an administrator's testbed may have {guest.state.kind} guests: {guest.name}")
 
 
-def _no_snapshot(guest: LoadedGuest, _command: Snapshot) -> None:
+def _no_snapshot(guest: LoadedGuest, _command: Snapshot, _state: str) -> None:
     """Refuse: the default."""
     raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: there are no snapshots of it")
 

@@ -51,7 +51,7 @@ def is_in_snapshots(_guest: LoadedGuest) -> bool:
     return True
 
 
-def check_snapshot(_guest: LoadedGuest, command: Snapshot) -> None:
+def check_snapshot(_guest: LoadedGuest, command: Snapshot, _state: str) -> None:
     """Raise RefusedError for a name that no image can have."""
     if command.verb is SnapshotVerb.CREATE and not _TAG.fullmatch(command.name):
         raise RefusedError(

@@ -15,6 +15,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.resources._domain_spec import OFF
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.store import SEED_MARK, SNAPSHOT_MARK
@@ -35,9 +36,18 @@ def is_in_snapshots(guest: LoadedGuest) -> bool:
     return guest.domain is not None and guest.domain.boot_disk is not None
 
 
-def check_snapshot(_guest: LoadedGuest, command: Snapshot) -> None:
-    """Raise RefusedError for a name that is like a number."""
-    if command.verb is SnapshotVerb.CREATE and _LIKE_AN_ID.fullmatch(command.name):
+def check_snapshot(guest: LoadedGuest, command: Snapshot, state: str) -> None:
+    """Raise RefusedError for a name that is like a number, and for a guest that has to be off."""
+    if command.verb is not SnapshotVerb.CREATE:
+        return
+    if guest.domain is not None and guest.domain.nvram is not None and state not in OFF:
+        raise RefusedError(
+            f"{guest.name} is {state}, and libvirt makes snapshots of a guest with UEFI firmware only while"
+            " it is off: of its disks",
+            hint=f"kvm-compose stop {guest.name} && kvm-compose snapshot create {command.name}"
+            f" -n {guest.name} && kvm-compose start {guest.name}",
+        )
+    if _LIKE_AN_ID.fullmatch(command.name):
         raise RefusedError(
             f"a snapshot cannot be named {command.name}: QEMU numbers snapshots, and takes a name that is"
             " a number for the number of another one",
