@@ -36,7 +36,7 @@ from kvmcompose.effects.stat_cache import Remembered, StatCache
 from kvmcompose.images.store import default_store, read_catalogue
 from kvmcompose.pipeline.compile import Compiled, compile_project, understand
 from kvmcompose.pipeline.hints import exposed_key_warnings, secret_warnings
-from kvmcompose.pipeline.logical import InputFile
+from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.render.templates import Templates
 
 #: Folders that builds write to; a lab may have links in their place.
@@ -135,9 +135,10 @@ class Project:
     def hints(self) -> tuple[Problem, ...]:
         """Return the problems that only ``validate`` reports, and that stop no build."""
         logical = self.compiled.placed.logical
+        documents = Documents(self.testbed, self._config, schemas())
         return (
-            *secret_warnings(logical, self.testbed, self._config),
-            *exposed_key_warnings(logical, self.testbed, self._config, self.files),
+            *secret_warnings(logical, documents),
+            *exposed_key_warnings(logical, documents, self.files),
         )
 
     def refusals(self) -> tuple[Problem, ...]:

@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _converted(arguments: argparse.Namespace, console: Console) -> Converted:
+    from kvmcompose.effects.resources import schemas
     from kvmcompose.pipeline.convert import convert
 
     project = open_project(arguments, console)
-    return convert(project.testbed, project.compiled, project.compiled_from)
+    return convert(project.testbed, project.compiled, project.compiled_from, schemas())

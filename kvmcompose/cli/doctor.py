@@ -100,7 +100,7 @@ def _hosts(arguments: argparse.Namespace) -> tuple[Host, list[Host]]:
     config = read_config(folder, where(arguments))
     if config is None:
         return this, []
-    value, problems = shape_config(Documents(config, config).config, schemas())
+    value, problems = shape_config(Documents(config, config, schemas()).config, schemas())
     if any(problem.severity is Severity.ERROR for problem in problems):
         raise InputError(problems)
     hosts = [

@@ -12,6 +12,7 @@ from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.probe import MOST_QUESTIONS, Probed, Question
 from kvmcompose.core.tested import TestDocument
+from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.reachability.check import check, standing_probes
@@ -43,7 +44,7 @@ def run_tests(
 
     Raises NotTestedError, ServerError.
     """
-    documents = Documents(testbed, None)
+    documents = Documents(testbed, None, schemas())
     judge = PacketJudge(compiled.placed.logical, documents, standing_probes(compiled))
     questions = judge.questions()
     answers: dict[Question, Probed] = {}

@@ -115,7 +115,7 @@ def _read(
     testbed: InputFile, config: InputFile | None, schemas: Schemas
 ) -> tuple[Documents, dict[str, Any], dict[str, Any] | None, str]:
     """Read both files before reporting, so that a problem in one does not hide those of the other."""
-    documents = Documents(testbed, config)
+    documents = Documents(testbed, config, schemas)
     problems: list[Problem] = []
     value = _shaped(lambda: shape_testbed(documents.testbed, schemas), problems)
     config_value = None

@@ -19,6 +19,7 @@ from kvmcompose.core.state import Interface
 from kvmcompose.networks import AsOvn, as_ovn
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.pipeline.logical import Documents, InputFile
+from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.text import decode
 from kvmcompose.pipeline.text_edits import SharedError, TextEdits
 from kvmcompose.placement import PLACEMENT, names_in
@@ -35,14 +36,14 @@ class Converted(msgspec.Struct, frozen=True):
 
 
 def convert(
-    testbed: InputFile, compiled: Compiled, compile_text: Callable[[InputFile], Compiled]
+    testbed: InputFile, compiled: Compiled, compile_text: Callable[[InputFile], Compiled], schemas: Schemas
 ) -> Converted:
     """Return the testbed with logical switches; ``compile_text`` compiles a YAML in the same project.
 
     Raises InputError for a network that is not one of bridges, for parts that an alias repeats and that would
     have to differ, and with the problems of the result.
     """
-    documents = Documents(testbed, None)
+    documents = Documents(testbed, None, schemas)
     logical = compiled.placed.logical
     plan = as_ovn(logical, compiled.state)
     if plan is None:

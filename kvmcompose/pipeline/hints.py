@@ -13,7 +13,7 @@ from kvmcompose.core.errors import Complaint, Problem, Severity
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.core.names import first_few
 from kvmcompose.core.project import ProjectFiles
-from kvmcompose.pipeline.logical import Documents, InputFile
+from kvmcompose.pipeline.logical import Documents
 
 _SECRET = re.compile(
     r"(?:^|_)(?:PASS|PASSWD|PASSWORD|PASSPHRASE|PWD|SECRET|TOKEN|CREDENTIALS?|API_?KEY|ACCESS_?KEY"
@@ -34,9 +34,7 @@ def looks_secret(name: str) -> bool:
     return name not in _FOLDERS and _SECRET.search(name) is not None and _ABOUT_ONE.search(name) is None
 
 
-def secret_warnings(
-    logical: LogicalTestbed, testbed: InputFile, config: InputFile | None
-) -> tuple[Problem, ...]:
+def secret_warnings(logical: LogicalTestbed, documents: Documents) -> tuple[Problem, ...]:
     """Return a warning for each variable of the YAML whose name suggests a secret.
 
     Everyone who can read the YAML can read the values in it.
@@ -55,12 +53,11 @@ def secret_warnings(
         for path in _named_variables(msgspec.to_builtins(machine.body))
         if looks_secret(str(path[-1])) and path[-2] == "environment"
     ]
-    documents = Documents(testbed, config)
-    return tuple(documents.problem(complaint) for complaint in complaints)
+    return documents.refuse(complaints)
 
 
 def exposed_key_warnings(
-    logical: LogicalTestbed, testbed: InputFile, config: InputFile | None, files: ProjectFiles
+    logical: LogicalTestbed, documents: Documents, files: ProjectFiles
 ) -> tuple[Problem, ...]:
     """Return warnings of private keys in contexts that every user of a guest could read."""
     machines = {guest.machine.index: guest.machine for guest in logical.guests}
@@ -84,8 +81,7 @@ def exposed_key_warnings(
                     severity=Severity.WARNING,
                 )
             )
-    documents = Documents(testbed, config)
-    return tuple(documents.problem(complaint) for complaint in complaints)
+    return documents.refuse(complaints)
 
 
 def _contexts(value: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:

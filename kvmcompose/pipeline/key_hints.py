@@ -5,6 +5,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from kvmcompose.pipeline.schemas import DEFAULTS, MACHINES
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,7 +45,10 @@ def _letters(name: str) -> str:
 
 def _right_place(key: str, path: Path, whole: Schema) -> str | None:
     own = _place(path, whole)
-    places = list(dict.fromkeys(_places(key, whole, ())))
+    known = dict.fromkeys(_places(key, whole, ()))
+    # what machines and their defaults have in common is where the key is
+    twin = MACHINES if own[:1] == (DEFAULTS,) else DEFAULTS
+    places = [place for place in known if place[:1] != (twin,)]
     if below := [place[len(own) :] for place in places if place[: len(own)] == own]:
         nearest = [_show(place) for place in below if len(place) == min(map(len, below))]
         return "it belongs under " + " or ".join(f"'{place}'" for place in nearest)

@@ -13,16 +13,18 @@ from kvmcompose.core.document import Document, show_path
 from kvmcompose.core.errors import Complaint, InputError, Location, Problem, Severity
 from kvmcompose.core.expectation import parse_expectations
 from kvmcompose.core.model import Constraints, Guest, Host, LogicalTestbed, Machine, SshKeys
-from kvmcompose.core.names import HOSTNAME_LIMIT
+from kvmcompose.core.names import HOSTNAME_LIMIT, first_few
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.guests import guest_kind, kinds
 from kvmcompose.networks import Dialect, check_management, dialect
 from kvmcompose.pipeline.config import check_hosts, check_keys, parse_hosts, parse_keys
+from kvmcompose.pipeline.defaults import heir, origin, with_defaults
 from kvmcompose.pipeline.expectations import check_expectations
 from kvmcompose.pipeline.management import check_exceptions, management
 from kvmcompose.pipeline.order import check_order, depends_on, healthcheck
 from kvmcompose.pipeline.ovn_config import OVN_KEYS, check_remotes, parse_remotes
 from kvmcompose.pipeline.read import read_document
+from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.placement import check_constraints, strategies
 
 _CONFIG_KEYS = frozenset(
@@ -50,14 +52,15 @@ class Documents:
     Without a config, this machine is the only host.
     """
 
-    def __init__(self, testbed: InputFile, config: InputFile | None) -> None:
+    def __init__(self, testbed: InputFile, config: InputFile | None, schemas: Schemas) -> None:
         self._testbed = testbed
         self._config = config
+        self._schemas = schemas
 
     @cached_property
     def testbed(self) -> Document:
-        """The YAML. Raises InputError."""
-        return read_document(self._testbed.data, self._testbed.name)
+        """The YAML, with the defaults in each machine. Raises InputError."""
+        return with_defaults(read_document(self._testbed.data, self._testbed.name), self._schemas)
 
     @cached_property
     def config(self) -> Document:
@@ -73,7 +76,7 @@ class Documents:
             code=complaint.code,
             message=complaint.message,
             location=complaint.location or document.locate(complaint.path, key=complaint.at_key),
-            path=show_path(complaint.path),
+            path=show_path(origin(document, complaint.path)),
             found=complaint.found,
             wanted=complaint.wanted,
             hint=complaint.hint,
@@ -83,19 +86,31 @@ class Documents:
     def refuse(self, complaints: Iterable[Complaint]) -> tuple[Problem, ...]:
         """Return the complaints as warnings. Raises InputError with all of them when one is an error.
 
-        What is wrong in another file is said once, however many machines name that file.
+        What is wrong in another file or in the defaults is said once, however many machines have it.
         """
         seen: set[tuple[Location, str]] = set()
-        problems = []
-        for complaint in complaints:
+        #: The machines that inherit what is wrong, by problem; others are told apart by their number.
+        found: dict[tuple[Problem, int | None], list[str]] = {}
+        for number, complaint in enumerate(complaints):
             if complaint.location is not None:
                 if (complaint.location, complaint.message) in seen:
                     continue
                 seen.add((complaint.location, complaint.message))
-            problems.append(self.problem(complaint))
+            machine = heir(self.testbed, complaint.path)
+            key = self.problem(complaint), number if machine is None else None
+            found.setdefault(key, []).extend([] if machine is None else [machine])
+        problems = [_of_machines(problem, machines) for (problem, _), machines in found.items()]
         if any(problem.severity is Severity.ERROR for problem in problems):
             raise InputError(problems)
         return tuple(problems)
+
+
+def _of_machines(problem: Problem, machines: list[str]) -> Problem:
+    """Return a problem of the defaults with the machines that have it."""
+    if not machines:
+        return problem
+    names = first_few(list(dict.fromkeys(machines)))
+    return msgspec.structs.replace(problem, message=f"{problem.message} (machines: {names})")
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, Sequence, show_path
 from kvmcompose.core.errors import Problem
+from kvmcompose.pipeline.defaults import origin
 from kvmcompose.pipeline.key_hints import unknown_key_hint
 from kvmcompose.pipeline.text import EMPTY
 
@@ -129,7 +130,7 @@ class _Finding:
             code=code or self.code,
             message=message,
             location=self.document.locate(path, key=key is not None),
-            path=show_path(path),
+            path=show_path(origin(self.document, path)),
             found=found,
             wanted=wanted,
             hint=hint,

@@ -11,6 +11,7 @@ In addition to JSON Schema draft 2020-12 they use:
                               fragment: the properties that a guest's section has only there
 ``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
 ``x-unsupported``             names of network dialects that are not implemented yet, each with a hint
+``x-defaults``                what a property permits in ``defaults``, in place of its own schema
 ``x-wanted`` and others       see ``kvmcompose.pipeline.messages``
 
 The type of a value comes from ``type``, that of its parts from ``properties``, ``additionalProperties`` and
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 DEFAULT_DIALECT = "bridges"
+DEFAULTS = "defaults"
+MACHINES = "machines"
 _TESTBED = "kvm-compose.json"
 _CONFIG = "config.json"
 _STATE = "state.json"
@@ -86,12 +89,13 @@ class Schemas:
         section = inliner.file(f"networks/{dialect}.json")
         section[hints] = self.unsupported_dialects() | section.get(hints, {})
         schema["properties"]["network"] |= section
-        machine = schema["properties"]["machines"]["items"]
+        machine = schema["properties"][MACHINES]["items"]
         added = inliner.schema(network.get("$defs", {}).get("machine_keys", {}), network)
         machine[hints] = machine.get(hints, {}) | added.get(hints, {})
         machine["required"] = machine.get("required", []) + added.get("required", [])
         guests = {kind: inliner.file(f"guests/{kind}.json") for kind in self.guest_kinds}
         machine["properties"] |= added.get("properties", {}) | guests
+        schema["properties"][DEFAULTS] = schema["properties"][DEFAULTS] | _defaults(machine)
         return schema
 
     def state(self, dialect: str) -> Schema:
@@ -170,6 +174,41 @@ def _merged(schema: Any, added: Any) -> Any:
     }
 
 
+def _defaults(machine: Schema) -> Schema:
+    """Return what ``defaults`` permits of a machine: no key is required."""
+    partial: Schema = _partial(_shared(machine))
+    return {key: each for key, each in partial.items() if key != "description"}
+
+
+def _shared(part: Any) -> Any:
+    """Return a schema with the properties as ``x-defaults`` has them: what machines can have in common."""
+    if isinstance(part, list):
+        return [_shared(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if "x-defaults" in part:
+        return part["x-defaults"]
+    return {key: _shared(each) for key, each in part.items()}
+
+
+def _partial(schema: Any) -> Any:
+    """Return the schema of a mapping that is merged with another one: no key is required.
+
+    Items of lists stay as they are, because lists are replaced as a whole.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    partial = {key: each for key, each in schema.items() if key not in ("required", "minProperties")}
+    if "oneOf" in schema:
+        none = {"not": {"anyOf": schema["oneOf"]}}
+        partial["oneOf"] = [*schema["oneOf"], none]
+    if "properties" in schema:
+        partial["properties"] = {key: _partial(each) for key, each in schema["properties"].items()}
+    if "additionalProperties" in schema:
+        partial["additionalProperties"] = _partial(schema["additionalProperties"])
+    return partial
+
+
 def complete_schema(schemas: Schemas) -> Schema:
     """Return one self-contained JSON Schema (draft 2020-12) of ``kvm-compose.yaml``, for editors.
 
@@ -182,13 +221,13 @@ def complete_schema(schemas: Schemas) -> Schema:
     for dialect in schemas.dialects:
         sections = _with_definitions(schemas, dialect, definitions)
         if not choice:
-            choice = {"properties": sections}
+            choice = sections
             continue
         marks = schemas.files[f"networks/{dialect}.json"].get("x-recognised-by", [dialect])
         network = {"anyOf": [{"required": [mark]} for mark in marks]}
         recognised = {"required": ["network"], "properties": {"network": network}}
-        choice = {"if": recognised, "then": {"properties": sections}, "else": choice}
-    for section in ("machines", "network"):
+        choice = {"if": recognised, "then": sections, "else": choice}
+    for section in (DEFAULTS, MACHINES, "network"):
         frame["properties"][section] = {"description": frame["properties"][section]["description"]}
     complete: Schema = _without_annotations(
         {
@@ -202,19 +241,36 @@ def complete_schema(schemas: Schemas) -> Schema:
 
 
 def _with_definitions(schemas: Schemas, dialect: str, definitions: Schema) -> Schema:
-    """Return the sections whose form depends on the dialect, and add their parts to ``definitions``."""
+    """Return the schema of the sections that depend on the dialect, and add their parts to ``definitions``.
+
+    What is required of a machine may be in the defaults, if there are any.
+    """
     properties = schemas.testbed(dialect)["properties"]
-    machines, network = properties["machines"], properties["network"]
+    machines, network, defaults = properties[MACHINES], properties["network"], properties[DEFAULTS]
     machine = machines["items"]
-    for kind in schemas.guest_kinds:
-        definitions[f"{dialect}-{kind}"] = machine["properties"][kind]
-        machine["properties"][kind] = {"$ref": f"#/$defs/{dialect}-{kind}"}
-    machine["oneOf"] = [{"required": [kind]} for kind in schemas.guest_kinds]
-    definitions[f"{dialect}-machine"] = machine
+    partial = _partial(machine) | {"required": machine["required"]}
+    for each, suffix in ((machine, ""), (partial, "-with-defaults"), (defaults, "-default")):
+        for kind in schemas.guest_kinds:
+            name = f"{dialect}-{kind}{suffix}"
+            definitions[name] = each["properties"][kind]
+            each["properties"][kind] = {"$ref": f"#/$defs/{name}"}
+    for each, suffix in ((machine, ""), (partial, "-with-defaults")):
+        each["oneOf"] = [{"required": [kind]} for kind in schemas.guest_kinds]
+        definitions[f"{dialect}-machine{suffix}"] = each
     definitions[f"{dialect}-network"] = network
+    definitions[f"{dialect}-defaults"] = defaults
+
+    def of(name: str) -> Schema:
+        return {"properties": {MACHINES: machines | {"items": {"$ref": f"#/$defs/{dialect}-{name}"}}}}
+
     return {
-        "machines": machines | {"items": {"$ref": f"#/$defs/{dialect}-machine"}},
-        "network": {"$ref": f"#/$defs/{dialect}-network"},
+        "properties": {
+            DEFAULTS: {"$ref": f"#/$defs/{dialect}-defaults"},
+            "network": {"$ref": f"#/$defs/{dialect}-network"},
+        },
+        "if": {"required": [DEFAULTS]},
+        "then": of("machine-with-defaults"),
+        "else": of("machine"),
     }
 
 

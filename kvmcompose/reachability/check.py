@@ -11,6 +11,7 @@ from kvmcompose.core.checked import CheckDocument
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.expectation import PING, Traffic
 from kvmcompose.core.model import LogicalTestbed
+from kvmcompose.effects.resources import schemas
 from kvmcompose.networks import dialect
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.pipeline.logical import Documents, InputFile
@@ -25,7 +26,7 @@ def check(compiled: Compiled, testbed: InputFile, matrix: Traffic | None = None)
     Raises RefusedError when a program is missing that the dialect needs for it, InputError for rules that OVN
     does not understand, KvmComposeError when OVN fails.
     """
-    documents = Documents(testbed, None)
+    documents = Documents(testbed, None, schemas())
     with _oracle(compiled, documents) as known:
         return Judge(compiled.placed.logical, documents, known).document(matrix)
 

@@ -12,7 +12,7 @@ from markdown_text import anchor, document, prose, table
 from kvmcompose.effects.resources import schemas
 from kvmcompose.images.store import read_catalogue
 from kvmcompose.pipeline.messages import describe
-from kvmcompose.pipeline.schemas import DEFAULT_DIALECT
+from kvmcompose.pipeline.schemas import DEFAULT_DIALECT, DEFAULTS
 from kvmcompose.placement import strategies
 
 Schema = dict[str, Any]
@@ -66,6 +66,10 @@ _CONFIG_EXAMPLE = """\
 def yaml_page() -> str:
     """Return the page of ``kvm-compose.yaml``."""
     schema = schemas().testbed(DEFAULT_DIALECT)
+    # its keys are those of machines
+    schema["properties"][DEFAULTS] = {
+        key: each for key, each in schema["properties"][DEFAULTS].items() if key != "properties"
+    }
     catalogue = read_catalogue()
     known = ((image.name, image.title) for image in (*catalogue.images, *catalogue.built))
     images = ([f"`{name}`", prose(title)] for name, title in known)

@@ -114,6 +114,27 @@ def test_a_project_may_be_called_what_a_command_is(bench: Bench, words: list[str
     assert "create   state.json" in ran.stdout
 
 
+def test_config_shows_guests_and_clones_by_name(bench: Bench) -> None:
+    (bench.folder / "kvm-compose.yaml").write_text(
+        "defaults: {docker: {image: nginx, user: one}, interfaces: [{bridge: br0}]}\n"
+        "machines:\n"
+        "- name: web\n"
+        "  interfaces:\n"
+        "  docker: {scaling: {count: 2, interfaces: [{bridge: br0, clones: [0, 1]}]}}\n"
+        "- {name: db, docker: {user: two}}\n"
+        "network: {bridges: [{name: br0}]}\n"
+    )
+    whole = bench.run("config", "--json").json["testbed_guests"]
+    assert bench.run("config", "--json", "db").json == {"db": whole["db"]}
+    assert whole["db"]["docker"] == {"image": "nginx", "user": "two"}
+    assert list(bench.run("config", "--json", "db", "web").json) == ["web-0", "web-1", "db"]
+    assert "user: one" in bench.run("config", "web-1").out
+    ran = bench.run("config", "dbb")
+    assert ran.status == 2
+    assert "there is no guest 'dbb'" in ran.err
+    assert "did you mean db?" in ran.err
+
+
 def test_a_file_that_the_system_refuses_is_named_and_nothing_is_printed(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ from ovn_lab import OUTSIDE, Lab, NoPlaces, two_switches_and_the_outside
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.expectation import INTERNET, PING, Traffic
+from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.reachability import throwaway as module
 from kvmcompose.reachability.ovn_check import unparsed_rules
@@ -203,7 +204,7 @@ def test_such_a_match_is_a_problem_of_its_line() -> None:
     lab = two_switches_and_the_outside()
     lab.acl("s0", "to-lport", 1000, "tpc.dst == 80", "drop")
     lab.acl("s0", "to-lport", 1001, "tcp.dst == 80", "drop")
-    documents = Documents(InputFile("kvm-compose.yaml", text), None)
+    documents = Documents(InputFile("kvm-compose.yaml", text), None, schemas())
     with throwaway(lab.rows) as ovn:
         (problem,) = unparsed_rules(ovn, lab.rows, NoPlaces(), documents)
     assert (problem.code, problem.found) == ("bad-match", "tpc.dst == 80")

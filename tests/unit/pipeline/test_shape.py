@@ -488,7 +488,7 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
         (in_docker("interfaces: []"), "it belongs under 'scaling'"),
         (MACHINE + "bridges: []", "it belongs under 'network'"),
         (MACHINE + "scaling: {}", "it belongs under 'machines[].docker' or 'machines[].libvirt'"),
-        (MACHINE + "bogus: {}", "known here: machines, network, expect, tooling, testbed_options"),
+        (MACHINE + "bogus: {}", "known here: machines, defaults, network, expect, tooling, testbed_options"),
         (MACHINE + "tooling: {x: 1}", None),
         (in_libvirt("password: x"), "guests accept SSH keys only"),
         ("machines: [{name: a, avd: {}}]", "Android guests are not supported"),

@@ -15,6 +15,7 @@ from golden.memory import compile_text
 from kvmcompose.core.answers import Answer, Cause
 from kvmcompose.core.checked import CheckDocument
 from kvmcompose.core.expectation import PING, Traffic
+from kvmcompose.effects.resources import schemas
 from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.reachability.judge import Judge
 from kvmcompose.reachability.junit import junit
@@ -46,7 +47,7 @@ class Table:
 
 def judged(oracle: Table, *lines: str, matrix: Traffic | None = None) -> CheckDocument:
     text = LAB + "expect:\n" + "".join(f"  - {{{line}}}\n" for line in lines)
-    documents = Documents(InputFile("kvm-compose.yaml", text.encode()), None)
+    documents = Documents(InputFile("kvm-compose.yaml", text.encode()), None, schemas())
     return Judge(compile_text(text).placed.logical, documents, oracle).document(matrix)
 
 
