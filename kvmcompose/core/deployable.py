@@ -15,6 +15,7 @@ import msgspec
 from kvmcompose.core.chassis import Remotes
 from kvmcompose.core.image_build import ImageBuild, build_key
 from kvmcompose.core.image_source import ImageFile
+from kvmcompose.core.ready import Ready
 from kvmcompose.core.resource import Resource
 
 _T = TypeVar("_T")
@@ -69,8 +70,9 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
 
-    ``up`` waits for a guest with ``cloud_init`` only, and only such a guest can run scripts. ``nvram`` is the
-    one of its disks in which its UEFI keeps its variables, None with a BIOS; libvirt fills it.
+    ``up`` waits for what ``ready`` says; where that is None, until a guest with ``cloud_init`` is set up.
+    Only a guest with ``cloud_init`` can run scripts. ``nvram`` is that of its disks in which its UEFI keeps
+    its variables, None with a BIOS; libvirt fills it.
     ``secure_boot``: that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it.
     ``arch`` is its architecture, in libvirt's words.
     """
@@ -82,6 +84,7 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     secure_boot: bool = False
     tpm: bool = False
     arch: str = "x86_64"
+    ready: Ready | None = None
 
     @property
     def read_here(self) -> str | None:

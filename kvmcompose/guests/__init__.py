@@ -14,6 +14,7 @@ A module implements a *kind* of guest and offers:
 ``resources(guest, shared)``      what must exist on hosts for it, where libvirt does not run it; optional
 ``HAS_DHCP_CLIENT``               False where nothing in guests of this kind asks for an address; optional
 ``can_be_entered(guest)``         whether commands can run in a guest of the testbed; without it, they can
+``says_when_ready(guest)``        whether ``up`` waits for a guest that it started; without it, as that
 ``privileges(guest, shared)``     what it reaches on its host beyond its XML, likewise; optional
 
 Modules whose names start with ``_`` are shared between kinds. The YAML can use a kind that has a schema,
@@ -62,6 +63,9 @@ class GuestKind(Protocol):
     def can_be_entered(self, guest: Guest) -> bool:
         """Return whether commands can run in the guest."""
 
+    def says_when_ready(self, guest: Guest) -> bool:
+        """Return whether it can be noticed that the guest is ready after its start."""
+
     def artefacts(self, guest: GuestState, shared: Shared) -> Iterable[Artefact]:
         """Yield the files to make for one guest."""
 
@@ -89,6 +93,7 @@ def guest_kind(name: str) -> GuestKind:
         raise KvmComposeError(f"there is no guest type {name!r}", hint=f"there are: {', '.join(kinds())}")
     module = importlib.import_module(f"{__name__}.{name}")
     defaults = {
+        "says_when_ready": getattr(module, "can_be_entered", _yes),
         "SECTION": name,
         "HAS_DHCP_CLIENT": True,
         "complete": _complete,

@@ -15,6 +15,7 @@ from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
 from kvmcompose.guests._machine import MachineKeys, hardware
+from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.seed import script_paths, seed_iso
 
@@ -31,6 +32,7 @@ class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     max_memory_mb: int | None = None
     username: str
     libvirt_type: LibvirtType
+    ready: ReadyKey | None = None
     ready_timeout_seconds: int | None = None
 
 
@@ -106,9 +108,17 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
 
 
 def can_be_entered(guest: Guest) -> bool:
-    """Return whether the guest has cloud-init, which lets our key in."""
+    """Return whether the guest has cloud-init, which lets our key in, or is entered by its agent."""
     definition: DomainSection = guest.definition
-    return definition.libvirt_type.cloud_image is not None
+    wanted = ready(definition.ready)
+    return definition.libvirt_type.cloud_image is not None or (wanted is not None and wanted.agent)
+
+
+def says_when_ready(guest: Guest) -> bool:
+    """Return whether ``up`` waits for the guest."""
+    definition: DomainSection = guest.definition
+    wanted = ready(definition.ready)
+    return can_be_entered(guest) if wanted is None else wanted.is_anything
 
 
 def runs(
@@ -132,6 +142,7 @@ def runs(
         username=definition.username,
         setup_scripts=script_paths("setup", definition.setup_scripts),
         run_scripts=script_paths("run", definition.run_scripts),
+        ready=ready(definition.ready),
         ready_timeout=definition.ready_timeout_seconds,
         memory_mb=definition.memory_mb,
         cpus=definition.cpus,

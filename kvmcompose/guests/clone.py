@@ -11,9 +11,16 @@ from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import disk_path
-from kvmcompose.guests._domains import DomainSection, can_be_entered, privileges, runs, with_disk
+from kvmcompose.guests._domains import (
+    DomainSection,
+    can_be_entered,
+    privileges,
+    runs,
+    says_when_ready,
+    with_disk,
+)
 
-__all__ = ["can_be_entered", "privileges"]  # those of every libvirt guest
+__all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every libvirt guest
 
 SECTION = "libvirt"
 Definition = DomainSection

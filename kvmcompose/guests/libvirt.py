@@ -13,13 +13,21 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests import _disks, _files, _scaling
+from kvmcompose.guests import _disks, _files, _ready, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
-from kvmcompose.guests._domains import DomainKeys, DomainSection, can_be_entered, privileges, runs, with_disk
+from kvmcompose.guests._domains import (
+    DomainKeys,
+    DomainSection,
+    can_be_entered,
+    privileges,
+    runs,
+    says_when_ready,
+    with_disk,
+)
 from kvmcompose.guests._firmware import USUAL_ARCH
 from kvmcompose.guests._machine import check_machine
 
-__all__ = ["can_be_entered", "privileges"]  # those of every guest that libvirt runs
+__all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
 
 
 class LibvirtSection(DomainKeys, frozen=True, kw_only=True):
@@ -94,8 +102,30 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     yield from check_machine(body, machine.kind)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
+    yield from _ready.check(body.ready, _scripts(machine))
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
+
+
+def _scripts(machine: Machine) -> Iterator[tuple[str | int, ...]]:
+    """Yield the paths of all scripts of a machine."""
+    body: LibvirtSection = machine.body
+    cloud = body.libvirt_type.cloud_image
+    for key in ("setup_script", "run_script"):
+        if cloud is not None and getattr(cloud, key) is not None:
+            yield machine.kind, "libvirt_type", "cloud_image", key
+    if body.scaling is not None:
+        for path, _ in _scripts_of_clones(body.scaling):
+            yield (machine.kind, "scaling", *path)
+
+
+def _scripts_of_clones(scaling: _scaling.Scaling) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield the paths of the scripts in a section ``scaling``, with the scripts."""
+    if scaling.shared_setup is not None:
+        yield ("shared_setup",), scaling.shared_setup
+    for key in ("clone_setup", "clone_run"):
+        for number, each in enumerate(getattr(scaling, key)):
+            yield (key, number, "script"), each.script
 
 
 def _check_most(section: str, key: str, most: int | None, given_key: str, given: int) -> Iterator[Complaint]:
@@ -112,14 +142,9 @@ def _check_most(section: str, key: str, most: int | None, given_key: str, given:
 def _check_scaling(machine: Machine, scaling: _scaling.Scaling, files: ProjectFiles) -> Iterator[Complaint]:
     at = (machine.kind, "scaling")
     yield from _scaling.check(machine, scaling)
-    scripts: dict[tuple[str | int, ...], str | None] = {
-        ("shared_setup",): scaling.shared_setup,
-        **{("clone_setup", i, "script"): each.script for i, each in enumerate(scaling.clone_setup)},
-        **{("clone_run", i, "script"): each.script for i, each in enumerate(scaling.clone_run)},
-    }
-    for path, script in scripts.items():
+    for path, script in _scripts_of_clones(scaling):
         yield from _files.script(files, (*at, *path), script)
-        if script is not None and machine.body.libvirt_type.cloud_image is None:
+        if machine.body.libvirt_type.cloud_image is None:
             yield Complaint(
                 code="needs-cloud-init",
                 path=(*at, *path),

@@ -169,7 +169,7 @@ def _check_health(machine: Machine, guest: Guest | None) -> Iterator[Complaint]:
             path=at,
             at_key=True,
             message=f"the healthcheck cannot run in {machine.name!r}: nothing can log in to it",
-            hint="of libvirt guests, only those with a cloud_image can be entered",
+            hint="of libvirt guests, only those with a cloud_image, or with 'ready: agent', can be entered",
         )
 
 
@@ -186,13 +186,13 @@ def _check_condition(
                 message=f"{machine.name!r} waits for {name!r} to be healthy, which has no healthcheck",
                 hint=f"add 'healthcheck' to the machine {other.machine.name!r}, or wait for 'reachable'",
             )
-    elif not guest_kind(other.kind).can_be_entered(other):
+    elif not guest_kind(other.kind).says_when_ready(other):
         yield Complaint(
             code="needs-cloud-init",
             path=(*at, "condition"),
-            message=f"whether {name!r} is {condition.replace('_', ' ')} cannot be found out: nothing can log"
-            " in to it",
-            hint="of libvirt guests, only those with a cloud_image can be entered; use 'started'",
+            message=f"whether {name!r} is {condition.replace('_', ' ')} cannot be found out: nothing says"
+            " when it is ready",
+            hint="of libvirt guests, only those with a cloud_image, or with 'ready', say so; use 'started'",
         )
 
 

@@ -333,6 +333,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
             f"{_TWO}, clone_setup: [{{script: setup.sh, clones: [0]}}]", "existing_disk: {path: setup.sh}"
         ),
     ),
+    "needs-ready": (
+        (
+            "A script runs once the guest is set up. SSH says so, or the guest agent (`ready: agent`), and "
+            "not what the `ready` of the machine names."
+        ),
+        _yaml((_IMAGE + "\n", _IMAGE + "\n      ready: none\n")),
+    ),
     "no-healthcheck": (
         "`depends_on` waits for a machine to be healthy that has no `healthcheck`.",
         _yaml(("name: web", "name: web\n    depends_on: {db: {condition: healthy}}")),

@@ -5,6 +5,7 @@ Programs do all the work, so that it also works on files of root's and on other 
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import uuid
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.hosts.command import CommandRunner, Completed, failure
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.images import qcow2
+from kvmcompose.providers.disks.console_text import TextSearch
 
 #: Where hosts find projects, wherever their folders are (``project_folder`` in the state).
 PROJECTS = Path("/var/lib/kvm-compose")
 CONSOLES = Path(".kvm-compose", "consoles")
 
 _TAIL_BYTES = 1 << 18
+#: How much of a console is searched at a time, in bytes, and how long more of it is waited for, in seconds.
+_SEARCHED, _SEARCH_SECONDS, _PAUSE_SECONDS = 1 << 16, 5, 0.2
 #: Follows no link, and does not wait for a pipe.
 _DD_FLAGS = "iflag=skip_bytes,count_bytes,fullblock,nofollow,nonblock"
 _NO_FILE = "No such file or directory"
@@ -247,6 +251,18 @@ class HostDisks:
         self._expect(path, argv, done, privileged=True)
         start, _, part = done.stdout.partition(b"\n")
         return int(start), part
+
+    async def wait_for_text(self, path: Path, text: str) -> None:
+        search, offset = TextSearch(text), 0
+        while True:
+            start, part = await self.read_from(path, offset, _SEARCHED, wait=_SEARCH_SECONDS)
+            if start < offset:  # the guest was started again, or its log has become too long
+                search = TextSearch(text)
+            if search.feed(part):
+                return
+            offset = start + len(part)
+            if not part:  # as of a file that is not there yet
+                await asyncio.sleep(_PAUSE_SECONDS)
 
     async def read_tail(self, path: Path, lines: int) -> str:
         argv = _inside(_READ_TAIL, path, str(_TAIL_BYTES))

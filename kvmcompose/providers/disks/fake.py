@@ -116,6 +116,10 @@ class FakeDisks:
         start = after if after is not None and after <= len(_CONSOLE) else 0
         return start, _CONSOLE[start : start + most]
 
+    async def wait_for_text(self, path: Path, text: str) -> None:
+        """Whatever is waited for, a fake guest has printed it."""
+        await self._host.call("wait_for_text", f"{path.name}:{text}")
+
     async def read_tail(self, path: Path, lines: int) -> str:
         await self._host.call("read_tail", path.name)
         return "\n".join(["(a fake console)"][:lines])

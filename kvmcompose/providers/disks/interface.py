@@ -65,5 +65,11 @@ class Disks(Protocol):
         ``read_tail`` otherwise.
         """
 
+    async def wait_for_text(self, path: Path, text: str) -> None:
+        """Return when a file, to which a console is written, has a text on a line. See ``read_from``.
+
+        It is looked for from the start of the file on. The caller limits the time.
+        """
+
     async def read_tail(self, path: Path, lines: int) -> str:
         """Return the last lines of a text file that may belong to root; empty when it does not exist."""

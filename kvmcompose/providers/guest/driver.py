@@ -17,9 +17,11 @@ from collections.abc import Sequence
 import asyncssh
 import msgspec
 
+from kvmcompose.core.ready import HttpReady
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import SILENT, text_of
+from kvmcompose.providers.guest.answers import wait_answer
 from kvmcompose.providers.guest.command import GuestCommand
 from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect, reach
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
@@ -68,6 +70,9 @@ class SshShell:
             raise DriverError(
                 f"{login.guest} was not ready within {seconds:.0f} s: {progress.reached}", hint=progress.hint
             ) from None
+
+    async def wait_answer(self, login: Login, seconds: float, http: HttpReady | None = None) -> None:
+        await wait_answer(login, seconds, http)
 
     async def run(
         self,

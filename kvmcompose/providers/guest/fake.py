@@ -9,6 +9,7 @@ import socket
 import tarfile
 from collections.abc import Sequence
 
+from kvmcompose.core.ready import HttpReady
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import FakeProbe, Worlds
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain
@@ -123,6 +124,16 @@ class FakeShell:
 
     async def wait_ready(self, login: Login, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
         await self._worlds.call("wait_ready", login.guest)
+        await self._enter(login)
+
+    async def wait_answer(
+        self,
+        login: Login,
+        seconds: float,  # noqa: ARG002 (fakes are ready at once)
+        http: HttpReady | None = None,
+    ) -> None:
+        path = "" if http is None else http.path
+        await self._worlds.call("wait_answer", f"{login.guest}:{login.port}{path}")
         await self._enter(login)
 
     async def run(

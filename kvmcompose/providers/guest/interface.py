@@ -9,6 +9,8 @@ from typing import Protocol
 
 import msgspec
 
+from kvmcompose.core.ready import HttpReady
+
 
 class Secret:
     """Bytes that no log and no message shows."""
@@ -116,6 +118,12 @@ class GuestShell(Protocol):
 
         Raises DriverError after ``seconds``, with the progress so far, and at once when the guest's host key
         is not the recorded one, or the guest keeps refusing our key.
+        """
+
+    async def wait_answer(self, login: Login, seconds: float, http: HttpReady | None = None) -> None:
+        """Wait until the port in ``login`` accepts a connection, or answers a request by HTTP.
+
+        Raises DriverError after ``seconds``, with the last cause, or where there is no way to the guest.
         """
 
     async def run(

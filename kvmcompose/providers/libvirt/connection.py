@@ -112,7 +112,7 @@ class Connection:
 
     @contextlib.contextmanager
     def watch(self, domain: str) -> Iterator[asyncio.Event]:
-        """Yield an event that is set whenever the domain changes its state or loses a device."""
+        """Yield an event that is set whenever the domain's state, its devices or its agent change."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def notify() -> None:
@@ -188,6 +188,7 @@ class Connection:
             for kind, callback in (
                 (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle),
                 (libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED, self._on_device_removed),
+                (libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE, self._on_agent),
             ):
                 connection.domainEventRegisterAny(None, kind, callback, None)
             self._open, self._answered = connection, True
@@ -211,6 +212,9 @@ class Connection:
         self._tell(domain.name())
 
     def _on_device_removed(self, _connection: Any, domain: Any, _device: str, _opaque: None) -> None:
+        self._wake(domain.name())
+
+    def _on_agent(self, _connection: Any, domain: Any, _state: int, _reason: int, _opaque: None) -> None:
         self._wake(domain.name())
 
     def _on_close(self, _connection: Any, _reason: int, _opaque: None) -> None:

@@ -296,6 +296,12 @@ def cpus(domain: ET.Element) -> int:
     return 1 if vcpu is None else int(vcpu.get("current") or vcpu.text or 1)
 
 
+def has_agent(domain: ET.Element) -> bool:
+    """Return whether something in a running domain is connected to the channel of the guest agent."""
+    channels = domain.iterfind("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    return any(target.get("state") == "connected" for target in channels)
+
+
 def disk_targets(domain: ET.Element) -> list[str]:
     return [target.get("dev", "") for target in domain.iterfind("devices/disk/target")]
 

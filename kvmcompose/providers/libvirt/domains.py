@@ -186,6 +186,7 @@ def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
                     disks=tuple(xmls.disk_targets(root)),
                     memory_mb=int(root.findtext("currentMemory") or 0) // _KIB_PER_MIB,
                     cpus=xmls.cpus(root),
+                    agent=xmls.has_agent(root),
                 )
             )
     return sorted(found, key=lambda each: each.name)

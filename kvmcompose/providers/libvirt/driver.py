@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -21,6 +22,8 @@ from kvmcompose.hosts import arp
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import (
+    agent,
+    agent_calls,
     alive,
     consoles,
     neighbours,
@@ -32,6 +35,7 @@ from kvmcompose.providers.libvirt import (
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import domains as domain_calls
 from kvmcompose.providers.libvirt import networks as network_calls
+from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 from kvmcompose.providers.libvirt.connection import Connection
 from kvmcompose.providers.libvirt.interface import (
     Capabilities,
@@ -59,6 +63,8 @@ _START_SECONDS = 15.0
 _START_LOOK_SECONDS = 0.5
 #: How long to watch whether a domain that was resumed is paused again, in seconds.
 _RESUME_SECONDS = 0.5
+#: How long to wait for an event of a guest agent before it is asked again, in seconds.
+_AGENT_LOOK_SECONDS = 2.0
 #: How long qemu-img may take to revert a disk to a snapshot, in seconds.
 _SNAPSHOT_SECONDS = 600.0
 
@@ -76,6 +82,9 @@ class Libvirt:
         self.uri = str(uri)
         self._runner = runner
         self._connection = Connection(uri, where or f"at {uri}", runner.reach)
+        #: For guest agents, which may answer late: libvirtd takes a few requests of a connection at a time.
+        self._agents = Connection(uri, where or f"at {uri}", runner.reach)
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._meter = DomainMeter(self._connection, self._processes)
 
     async def facts(self) -> HypervisorFacts:
@@ -277,6 +286,35 @@ class Libvirt:
     async def open_screen(self, screen: Screen) -> socket.socket:
         return await self._runner.connect(screen.address, screen.port)
 
+    async def ask_agent(self, name: str, command: AgentCommand, seconds: int = ANSWER_SECONDS) -> Any:
+        """Ask by a connection of its own: a guest that answers late holds up no other call."""
+        doing = f"ask the guest agent of {name}"
+        guard = self._asking.setdefault(name, asyncio.Lock())
+        async with guard:
+            work = functools.partial(agent_calls.ask, command=command, seconds=seconds)
+            text = await self._agents.call_once(doing, self._with_domain, doing, name, work)
+        return agent.answer_of(name, command.execute, text)
+
+    async def wait_agent(self, name: str, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with self._connection.watch(name) as changed:
+            while True:
+                changed.clear()
+                try:
+                    await self.ask_agent(name, agent.PING)
+                except DriverError as error:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise DriverError(
+                            f"{name} was not ready within {seconds:.0f} s: it was waited for its guest agent;"
+                            f" {error.message}",
+                            hint=error.hint,
+                        ) from None
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(changed.wait(), min(left, _AGENT_LOOK_SECONDS))
+                else:
+                    return
+
     async def start_network(self, xml: str) -> None:
         marked, digest = xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
@@ -369,6 +407,7 @@ class Libvirt:
 
     async def close(self) -> None:
         await self._connection.close()
+        await self._agents.close()
 
     async def _on_domain(
         self, doing: str, domain: str, work: Callable[..., _Result], /, **kwargs: Any

@@ -8,6 +8,7 @@ import socket
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
 import msgspec
@@ -18,7 +19,9 @@ from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
+from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
+from kvmcompose.providers.libvirt.fake_agent import fake_answer
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
@@ -185,6 +188,7 @@ class FakeHypervisor(FakeNetworks):
                 disks=tuple(domain.hardware.disks),
                 memory_mb=domain.hardware.memory_mb,
                 cpus=domain.hardware.cpus,
+                agent=domain.agent and bool(domain.started),
             )
             for name, domain in self._world.domains.items()
             if domain.project == project
@@ -338,6 +342,21 @@ class FakeHypervisor(FakeNetworks):
         if domain is None or not domain.started:
             raise RefusedError(f"{name} is off" if domain is not None else f"there is no domain {name}")
         return self._consoles.open(name, force=force)
+
+    async def ask_agent(
+        self,
+        name: str,
+        command: AgentCommand,
+        seconds: int = ANSWER_SECONDS,  # noqa: ARG002 (fakes answer at once)
+    ) -> Any:
+        await self._host.call("ask_agent", f"{name}:{command.execute}")
+        domain = self._running(name, "ask the guest agent of")
+        return fake_answer(name, domain, command)
+
+    async def wait_agent(self, name: str, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
+        await self._host.call("wait_agent", name)
+        self._running(name, "wait for the guest agent of").agent = True
+        self._host.keep(("domains", name))
 
     async def screen(self, name: str) -> Screen | None:
         await self._host.call("screen", name)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Instance, InstanceEvent
+from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 
 
 class DomainState(Instance, frozen=True, kw_only=True, gc=False):
@@ -44,7 +45,8 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``made`` is what it runs as; ``defined`` is what its definition was made from, which its next start has.
     ``edited``: the definition was changed since by other means, such as virsh edit. ``nics`` and ``disks``
     (targets, such as vda) are those of the running domain, or of the definition of one that is off.
-    ``memory_mb`` (MiB) and ``cpus`` are what it has been given.
+    ``memory_mb`` (MiB) and ``cpus`` are what it has been given. ``agent``: something in the guest is
+    connected to the channel of the guest agent.
     """
 
     name: str
@@ -59,6 +61,7 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     disks: tuple[str, ...]
     memory_mb: int
     cpus: int
+    agent: bool = False
 
 
 class DomainEvent(InstanceEvent, frozen=True, kw_only=True, gc=False):
@@ -256,6 +259,17 @@ class Hypervisor(Protocol):
 
         Raises DriverError.
         """
+
+    async def ask_agent(self, name: str, command: AgentCommand, seconds: int = ANSWER_SECONDS) -> Any:
+        """Return what the guest agent of a domain answers to a command: JSON, decoded, of any type.
+
+        Raises DriverError for an agent that is not connected, answers nothing within ``seconds`` (libvirt may
+        take five more), refuses the command, or answers nonsense. The calls of one domain wait for each
+        other, and no other calls wait for them.
+        """
+
+    async def wait_agent(self, name: str, seconds: float) -> None:
+        """Return when the guest agent of a domain answers. Raises DriverError after ``seconds``."""
 
     async def start_network(self, xml: str) -> None:
         """Define the network and start it. Raises DriverError for one that is active with other XML."""

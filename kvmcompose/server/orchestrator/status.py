@@ -14,12 +14,12 @@ from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
-from kvmcompose.core.resource import Change
+from kvmcompose.core.resource import Change, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import Differences, plan
-from kvmcompose.server.orchestrator.resources import healthy
+from kvmcompose.server.orchestrator.resources import healthy, providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
@@ -71,7 +71,11 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     found: Sequence[Change] = ()
     if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
         found = await in_thread(causes, planned.changes)
-        differences += [left_text(each) if is_going else difference_text(each) for each in found]
+        differences += [
+            left_text(each) if is_going else difference_text(each)
+            for each in found
+            if is_going or not _is_forgotten(each)
+        ]
     deployment = context.deployment
     if deployment.state is Phase.UP and (any(planned.unseen) or any(map(is_drift, found))):
         deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
@@ -104,6 +108,11 @@ def _guests(
         else _unknown(guest)
         for name, guest in testbed.guests.items()
     )
+
+
+def _is_forgotten(change: Change) -> bool:
+    """Return whether nothing changes but what is known of a guest, as it is not waited for any more."""
+    return change.verb is Verb.REMOVE and providers()[change.ref.kind].ONLY_KNOWN
 
 
 def _is_going(context: Context) -> bool:

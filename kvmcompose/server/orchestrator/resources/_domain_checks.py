@@ -49,9 +49,12 @@ def _check_reach(work: Work) -> list[Refusal]:
     unreachable: list[str] = []
     for guest in work.testbed.runnable:
         run = guest.domain
-        if run is None or guest.address is not None:
+        if run is None or guest.address is not None or (run.ready is not None and run.ready.port is None):
             continue
-        if run.setup_scripts or run.run_scripts:
+        if run.ready is not None:
+            why = f"{guest.name} is waited for at port {run.ready.port}, but cannot be reached from here"
+            reasons.append((why, "set testbed_options.management to true, or use ready: {console: TEXT}"))
+        elif run.setup_scripts or run.run_scripts:
             reasons.append(
                 (
                     f"{guest.name} has scripts to run, but cannot be reached from the main host",

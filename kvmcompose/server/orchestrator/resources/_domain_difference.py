@@ -20,7 +20,7 @@ _SETUP = re.compile(
 #: Keys that the domain does not depend on. Without an ``id``, another name is another domain.
 _UNUSED = re.compile(
     r"^(name|hostname|id|guest_id|labels|extra_info|testbed_host|is_golden_image|kind|depends_on|healthcheck)"
-    r"($|\.|\[)|ready_timeout"
+    r"($|\.|\[)|\.ready($|\.|_timeout)"
 )
 _SIZE = re.compile(r"\.(memory_mb|cpus)$")
 #: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.

@@ -1,4 +1,4 @@
-"""That a guest which has started can be logged in to, and has completed its first-boot set-up."""
+"""That a guest which has started is ready: by default, it can be logged in to and has been set up."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ settle = _marks.settle
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
     """Yield it for each guest that is waited for."""
-    for each in _marks.wanted(
-        testbed, KINDS[0], lambda guest: "yes" if runtime_of(guest).is_waited_for(guest) else ""
-    ):
+    for each in _marks.wanted(testbed, KINDS[0], _mark):
         yield Resource(ref=each.ref, spec=each.spec, needs=each.needs[:1], guest=each.guest)
 
 

@@ -19,13 +19,13 @@ from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
-from kvmcompose.server.orchestrator.runtimes import _domain_snapshots
+from kvmcompose.server.orchestrator.runtimes import _domain_snapshots, _ready
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
 READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
-_LEASE_SECONDS = 0.5
 
+is_waited_for = _ready.is_waited_for
 is_in_snapshots = _domain_snapshots.is_in_snapshots
 check_snapshot = _domain_snapshots.check_snapshot
 snapshot = _domain_snapshots.snapshot
@@ -83,18 +83,13 @@ async def _login(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, a
     return await in_thread(testbed.login, guest, address, context.gate(guest, testbed))
 
 
-def is_waited_for(guest: LoadedGuest) -> bool:
-    """Return whether a guest is reachable from the main host, and says when it is ready."""
-    return guest.domain is not None and guest.domain.cloud_init and guest.address is not None
-
-
 async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
-    """Wait until a guest can be logged in to, and has completed its first-boot set-up."""
+    """Wait until a guest is ready: what its ``ready`` names, or SSH and its first-boot set-up."""
     run = guest.run
     assert run is not None  # noqa: S101 (only guests that run are waited for)
     limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
     hypervisor = context.host_of(guest, testbed).hypervisor
-    ready = asyncio.create_task(_wait_ready(context, testbed, guest, limit))
+    ready = asyncio.create_task(_ready.wait_ready(context, testbed, guest, limit))
     off = asyncio.create_task(hypervisor.wait_off(guest.state.domain))
     try:
         await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
@@ -110,20 +105,6 @@ async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> 
         for task in (ready, off):
             task.cancel()
         await asyncio.gather(ready, off, return_exceptions=True)
-
-
-async def _wait_ready(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, limit: float) -> None:
-    loop = asyncio.get_running_loop()
-    end = loop.time() + limit
-    while (address := await context.address(guest, testbed)) is None:
-        if loop.time() >= end:
-            raise DriverError(
-                f"{guest.name} has not asked for an address by DHCP",
-                hint="whether it has booted, its console shows: kvm-compose console",
-            )
-        await asyncio.sleep(_LEASE_SECONDS)
-    login = await _login(context, testbed, guest, address)
-    await context.shell.wait_ready(login, max(1.0, end - loop.time()))
 
 
 async def console(
