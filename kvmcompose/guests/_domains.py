@@ -98,8 +98,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         media=media_link,
         seed=seed,
         # a guest without cloud-init may not use its serial line, so its screen must be visible
-        graphics=kind.cloud_image is None,
-        hardware=hardware(definition),
+        hardware=hardware(definition, has_screen=kind.cloud_image is None),
         arch=definition.arch or USUAL_ARCH,
         nvram=nvram,
         secure_boot=definition.firmware == "uefi-secure",

@@ -25,7 +25,7 @@ from kvmcompose.guests._domains import (
     with_disk,
 )
 from kvmcompose.guests._firmware import USUAL_ARCH
-from kvmcompose.guests._machine import check_machine
+from kvmcompose.guests._machine_checks import check_boot, check_machine
 
 __all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
 
@@ -99,7 +99,20 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     body: LibvirtSection = machine.body
     yield from _check_most(machine.kind, "max_cpus", body.max_cpus, "cpus", body.cpus)
     yield from _check_most(machine.kind, "max_memory_mb", body.max_memory_mb, "memory_mb", body.memory_mb)
-    yield from check_machine(body, machine.kind)
+    yield from check_machine(
+        body,
+        machine.kind,
+        cpus=max(body.cpus, body.max_cpus or 0),
+        memory_mb=max(body.memory_mb, body.max_memory_mb or 0),
+        scaled=body.scaling is not None,
+    )
+    yield from check_boot(
+        body,
+        machine.kind,
+        disk=_disks.disk_content(body.libvirt_type) is not None,
+        network=bool(machine.attachments) or body.scaling is not None,
+        cdrom=_disks.media_path(body.libvirt_type) is not None,
+    )
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     yield from _ready.check(body.ready, _scripts(machine))

@@ -6,7 +6,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.render.hardware import Hardware, has_root_ports
+from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
 
 #: Raised when the XML of every guest changes without a change of the YAML, so that an upgrade can tell what
@@ -91,7 +91,6 @@ def domain_xml(
     disk_readonly: bool = False,
     media: str | None = None,
     seed: str | None = None,
-    graphics: bool = False,
     hardware: Hardware,
     arch: str = "x86_64",
     nvram: str | None = None,
@@ -105,7 +104,7 @@ def domain_xml(
 
     platform = platform_of(arch, guest.virt_type)
     variables = on_host(nvram)
-    own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None)
+    own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None) + ports_of(hardware)
     # what other guests have on the root bus, these have in a port
     own_ports += media is not None and platform.cdrom == "scsi"
     values = DomainValues(
@@ -123,7 +122,7 @@ def domain_xml(
         media=on_host(media),
         seed=on_host(seed),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
-        graphics=graphics,
+        graphics=hardware.graphics != "none",
         root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,
         nics=tuple(
             Nic(

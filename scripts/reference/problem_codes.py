@@ -530,7 +530,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "unknown-key": (
         "A key is not valid at this place.",
-        _yaml(("cpus: 1", "cpu: 1\n      cpus: 1")),
+        _yaml(("cpus: 1", "cpus: 1\n      vcpus: 2")),
     ),
     "unknown-name": (
         (

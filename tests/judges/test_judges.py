@@ -83,7 +83,7 @@ def defined(host: TestHost, project: Bench, tmp_path: Path) -> Iterator[list[str
         for path in files(project, "*-domain.xml"):
             # a test host hides /dev/kvm, so that libvirt there knows no such domains
             text = path.read_text().replace('<domain type="kvm">', '<domain type="qemu">')
-            text = text.replace('<cpu mode="host-model"/>', '<cpu mode="maximum"/>')
+            text = re.sub('<cpu mode="host-(model|passthrough)"', '<cpu mode="maximum"', text)
             told = tmp_path / path.name
             told.write_text(text)
             host.virsh("define", told)
