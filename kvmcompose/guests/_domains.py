@@ -14,9 +14,11 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
+from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts
 from kvmcompose.guests._machine import MachineKeys, hardware
 from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.render.domain import domain_xml
+from kvmcompose.render.platform import cdrom_bus
 from kvmcompose.render.seed import script_paths, seed_iso
 
 
@@ -33,6 +35,7 @@ class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     username: str
     libvirt_type: LibvirtType
     ready: ReadyKey | None = None
+    disks: tuple[FurtherDisk, ...] = ()
     ready_timeout_seconds: int | None = None
 
 
@@ -70,6 +73,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             guest=guest.name,
             mode=0o600,
         )
+    yield from further_artefacts(guest, definition.disks)
     seed = None
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
@@ -97,6 +101,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
         media=media_link,
         seed=seed,
+        further=disk_devices(guest.identity, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         hardware=hardware(definition, has_screen=kind.cloud_image is None),
         arch=definition.arch or USUAL_ARCH,

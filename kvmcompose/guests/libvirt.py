@@ -25,6 +25,8 @@ from kvmcompose.guests._domains import (
     with_disk,
 )
 from kvmcompose.guests._firmware import USUAL_ARCH
+from kvmcompose.guests._further_disks import check_further_disks
+from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
 
 __all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
@@ -109,13 +111,22 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     yield from check_boot(
         body,
         machine.kind,
-        disk=_disks.disk_content(body.libvirt_type) is not None,
+        disk=_disks.disk_content(body.libvirt_type) is not None
+        or any(each.device == "disk" for each in body.disks),
         network=bool(machine.attachments) or body.scaling is not None,
-        cdrom=_disks.media_path(body.libvirt_type) is not None,
+        cdrom=_disks.media_path(body.libvirt_type) is not None
+        or any(each.device == "cdrom" for each in body.disks),
     )
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     yield from _ready.check(body.ready, _scripts(machine))
+    yield from check_further_disks(
+        body.disks,
+        machine.kind,
+        files,
+        hardware=hardware(body, has_screen=False),
+        scaled=body.scaling is not None,
+    )
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
 

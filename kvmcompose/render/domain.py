@@ -6,6 +6,7 @@ import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.render.disks import BootOrder, DiskDevice, boot_order
 from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
 
@@ -51,8 +52,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones; 0 where devices are on a PCI bus.
-    ``firmware`` is None for a BIOS. ``uuid`` is given where libvirt keeps something by it: the state of a
-    ``tpm``.
+    ``boot`` is given where further disks have a place in the boot order. ``firmware`` is None for a BIOS.
+    ``uuid`` is given where libvirt keeps something by it: the state of a ``tpm``.
     """
 
     project: str
@@ -68,6 +69,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     disk_readonly: bool
     media: str | None
     seed: str | None
+    further: tuple[DiskDevice, ...]
+    boot: BootOrder | None
     console_log: str
     graphics: bool
     root_ports: int
@@ -91,13 +94,14 @@ def domain_xml(
     disk_readonly: bool = False,
     media: str | None = None,
     seed: str | None = None,
+    further: tuple[DiskDevice, ...] = (),
     hardware: Hardware,
     arch: str = "x86_64",
     nvram: str | None = None,
     secure_boot: bool = False,
     tpm: bool = False,
 ) -> Artefact:
-    """The domain XML of a guest. ``disk``, ``media``, ``seed`` and ``nvram`` are paths in the project."""
+    """The domain XML of a guest. Paths (``disk``, ``further`` and others) are relative to the project."""
 
     def on_host(path: str | None) -> str | None:
         return f"{shared.host_config.project_folder}/{path}" if path else None
@@ -107,6 +111,7 @@ def domain_xml(
     own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None) + ports_of(hardware)
     # what other guests have on the root bus, these have in a port
     own_ports += media is not None and platform.cdrom == "scsi"
+    own_ports += sum(each.bus == "virtio" for each in further)
     values = DomainValues(
         project=shared.project_name,
         guest=guest.identity,
@@ -121,6 +126,8 @@ def domain_xml(
         disk_readonly=disk_readonly,
         media=on_host(media),
         seed=on_host(seed),
+        further=tuple(msgspec.structs.replace(each, file=on_host(each.file)) for each in further),
+        boot=boot_order(further),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
         graphics=hardware.graphics != "none",
         root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,

@@ -250,6 +250,12 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "A list names a clone twice, or two entries connect it to the same bridge.",
         _scaled("count: 2, interfaces: [{bridge: br1, clones: [0, 1, 1]}]"),
     ),
+    "doubled-disk": (
+        "Two disks of a guest have the same name.",
+        _yaml(
+            (_SIMPLE, f"{_SIMPLE}      disks: [{{size_gigabytes: 1}}, {{name: disk1, size_gigabytes: 1}}]\n")
+        ),
+    ),
     "duplicate-address": (
         "Two interfaces of connected bridges, or two testbed hosts, have the same address.",
         _yaml(
