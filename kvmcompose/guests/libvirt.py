@@ -13,7 +13,7 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests import _disks, _files, _ready, _scaling
+from kvmcompose.guests import _disks, _files, _nics, _ready, _scaling
 from kvmcompose.guests._disks import CloudImage, LibvirtType
 from kvmcompose.guests._domains import (
     DomainKeys,
@@ -117,6 +117,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         cdrom=_disks.media_path(body.libvirt_type) is not None
         or any(each.device == "cdrom" for each in body.disks),
     )
+    yield from _nics.check_domain(machine, body.max_cpus or body.cpus)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     yield from _ready.check(body.ready, _scripts(machine))

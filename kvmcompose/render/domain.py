@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.core.nic import VIRTIO, Bandwidth, Trunk, vlan_of
+from kvmcompose.core.state import GuestState, Interface, Shared
 from kvmcompose.render.disks import BootOrder, DiskDevice, boot_order
 from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
@@ -33,7 +34,8 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     """One interface; ``attach`` is ``ovs``, ``ovn`` or ``network``. ``interface_id`` is OVN's logical port.
 
     Without ``checksums`` the guest computes those of its packets itself: what leaves it through a bridge
-    in userspace gets none on the way.
+    in userspace gets none on the way. ``tag`` is the VLAN of frames without a tag; with a ``trunk``, its
+    native one. Other keys are as in ``Interface``.
     """
 
     attach: str
@@ -43,6 +45,32 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: int
     checksums: bool
     interface_id: str | None = None
+    model: str = VIRTIO
+    queues: int = 1
+    link: str | None = None
+    bandwidth: Bandwidth | None = None
+    tag: int | None = None
+    trunk: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, nic: Interface, *, checksums: bool) -> Nic:
+        """Return the values of an interface of the state."""
+        trunk = nic.vlan if isinstance(nic.vlan, Trunk) else None
+        return cls(
+            attach=nic.attach,
+            source=nic.source,
+            target=nic.target,
+            mac=nic.mac,
+            mtu=nic.mtu,
+            checksums=checksums or nic.model != VIRTIO,  # of others, QEMU computes them
+            interface_id=nic.interface_id,
+            model=nic.model,
+            queues=nic.queues,
+            link=nic.link if nic.link != "up" else None,
+            bandwidth=nic.bandwidth,
+            tag=vlan_of(nic.vlan) or None,
+            trunk=trunk.trunk if trunk is not None else (),
+        )
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,15 +160,7 @@ def domain_xml(
         graphics=hardware.graphics != "none",
         root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,
         nics=tuple(
-            Nic(
-                nic.attach,
-                nic.source,
-                nic.target,
-                nic.mac,
-                nic.mtu,
-                checksums=nic.attach == "network" or guest.datapath_type != "netdev",
-                interface_id=nic.interface_id,
-            )
+            Nic.of(nic, checksums=nic.attach == "network" or guest.datapath_type != "netdev")
             for nic in guest.interfaces
         ),
         hardware=hardware,

@@ -20,7 +20,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
-from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
+from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nic_vlan, nics
 from kvmcompose.providers.libvirt.fake_agent import fake_answer
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
@@ -86,7 +86,14 @@ def _nic(xml: ET.Element) -> FakeNic:
     parameters = xml.find("virtualport/parameters")
     interface_id = None if parameters is None else parameters.get("interfaceid")
     return FakeNic(
-        nic.target, nic.source, nic.mac, network=xml.find(_OPENVSWITCH) is None, interface_id=interface_id
+        nic.target,
+        nic.source,
+        nic.mac,
+        network=xml.find(_OPENVSWITCH) is None,
+        interface_id=interface_id,
+        link=nic.link,
+        bandwidth=nic.bandwidth,
+        vlan=nic_vlan(xml),
     )
 
 
@@ -182,6 +189,8 @@ class FakeHypervisor(FakeNetworks):
                         target=nic.tap,
                         source=nic.bridge,
                         interface_id="" if nic.network else nic.interface_id or interface_id(nic.mac),
+                        link=nic.link,
+                        bandwidth=nic.bandwidth,
                     )
                     for nic in domain.hardware.nics
                 ),
@@ -322,6 +331,21 @@ class FakeHypervisor(FakeNetworks):
             if all(each.mac != nic.mac for each in hardware.nics):
                 hardware.nics.append(nic)
         self._host.keep(("domains", name), *ports)
+
+    async def set_nic(self, name: str, xml: str) -> None:
+        await self._host.call("set_nic", name)
+        domain = self._running(name, "change a NIC of")
+        wanted = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
+        if all(each.mac != wanted.mac for each in domain.hardware.nics):
+            raise DriverError(f"the domain {name} has no NIC {wanted.mac}")
+        domain.hardware.nics = [
+            msgspec.structs.replace(each, link=wanted.link, bandwidth=wanted.bandwidth, vlan=wanted.vlan)
+            if each.mac == wanted.mac
+            else each
+            for each in domain.hardware.nics
+        ]
+        places = self._world.limit(wanted)
+        self._host.keep(("domains", name), *places)
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         await self._host.call("detach_nic", name)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Instance, InstanceEvent
+from kvmcompose.core.nic import Bandwidth
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 
 
@@ -31,12 +32,15 @@ class DomainNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in.
 
     ``interface_id`` is the ID that libvirt gives its port in Open vSwitch (``external_ids:iface-id``).
+    ``link`` is ``up`` or ``down``.
     """
 
     mac: str
     target: str
     source: str
     interface_id: str = ""
+    link: str = "up"
+    bandwidth: Bandwidth | None = None
 
 
 class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -221,6 +225,9 @@ class Hypervisor(Protocol):
 
     async def attach_nic(self, name: str, xml: str) -> None:
         """Plug a NIC (an <interface>) into a running domain. Raises DriverError without a free PCIe port."""
+
+    async def set_nic(self, name: str, xml: str) -> None:
+        """Give a NIC of a running domain the link state, VLAN and limits of throughput of an <interface>."""
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         """Unplug the NIC with this MAC address; return whether the guest let go of it within ``seconds``."""
