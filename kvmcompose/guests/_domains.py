@@ -12,6 +12,7 @@ from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
 from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts
@@ -44,6 +45,7 @@ class DomainSection(DomainKeys, frozen=True, kw_only=True):
 
     setup_scripts: tuple[str, ...]
     run_scripts: tuple[str, ...]
+    cloud_init: StoredCloudInit | None = None
 
 
 def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
@@ -77,6 +79,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
     seed = None
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
+        own = definition.cloud_init
         artefact = seed_iso(
             guest,
             shared,
@@ -87,6 +90,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             context_modes=cloud.context_modes,
             setup_scripts=definition.setup_scripts,
             run_scripts=definition.run_scripts,
+            cloud_init=own.for_seed() if own is not None else None,
+            cloud_init_files=own.paths if own is not None else {},
         )
         seed = artefact.path
         yield artefact
@@ -168,6 +173,7 @@ def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noq
         *definition.setup_scripts,
         *definition.run_scripts,
         *([cloud.context_path] if cloud and cloud.context_path else []),
+        *(definition.cloud_init.paths.values() if definition.cloud_init else []),
     ]
     for path in dict.fromkeys(paths):
         steps = posixpath.normpath(path).split("/")

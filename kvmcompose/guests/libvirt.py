@@ -14,6 +14,8 @@ from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _disks, _files, _nics, _ready, _scaling
+from kvmcompose.guests._cloud_init import CloudInit, stored, with_digests
+from kvmcompose.guests._cloud_init_check import check_cloud_init
 from kvmcompose.guests._disks import CloudImage, LibvirtType
 from kvmcompose.guests._domains import (
     DomainKeys,
@@ -37,6 +39,7 @@ class LibvirtSection(DomainKeys, frozen=True, kw_only=True):
 
     username: str = "nocloud"
     scaling: _scaling.Scaling | None = None
+    cloud_init: CloudInit | None = None
 
 
 Definition = LibvirtSection
@@ -50,6 +53,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         **{key: getattr(body, key) for key in DomainKeys.__struct_fields__},
         setup_scripts=(cloud.setup_script,) if cloud.setup_script else (),
         run_scripts=(cloud.run_script,) if cloud.run_script else (),
+        cloud_init=stored(body.cloud_init),
     )
     guest = Guest(
         name=machine.name,
@@ -84,8 +88,12 @@ def expand(machine: Machine) -> Iterator[Guest]:
 
 
 def complete(guest: Guest, files: ProjectFiles) -> Guest:
-    """Return the guest with the digest of its environment file in its definition."""
+    """Return the guest with the digests of its environment file and cloud-init's files in its definition."""
     definition: DomainSection = guest.definition
+    if definition.cloud_init is not None and definition.cloud_init.paths:
+        own = with_digests(definition.cloud_init, files)
+        definition = msgspec.structs.replace(definition, cloud_init=own)
+        guest = msgspec.structs.replace(guest, definition=definition)
     cloud = definition.libvirt_type.cloud_image
     data = files.content(cloud.environment_file, LARGEST_FILE) if cloud and cloud.environment_file else None
     if cloud is None or data is None:
@@ -128,6 +136,8 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         hardware=hardware(body, has_screen=False),
         scaled=body.scaling is not None,
     )
+    if body.cloud_init is not None:
+        yield from check_cloud_init(body.cloud_init, machine, files)
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
 
