@@ -16,7 +16,7 @@ from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
 from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts
-from kvmcompose.guests._machine import MachineKeys, hardware
+from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
 from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.platform import cdrom_bus
@@ -159,6 +159,8 @@ def runs(
         secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,
         arch=definition.arch or USUAL_ARCH,
+        hardware=hardware_need(definition),
+        most_memory_mb=max(definition.memory_mb, definition.max_memory_mb or 0),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from kvmcompose.core.deployable import HardwareNeed
 from kvmcompose.guests._firmware import Arch, Firmware
 from kvmcompose.render.hardware import (
     Clock,
@@ -126,6 +127,20 @@ def hardware(keys: MachineKeys, *, has_screen: bool) -> Hardware:
         watchdog=Watchdog(watchdog.model, watchdog.action) if watchdog is not None else None,
         hyperv=keys.hyperv or False,
         host_devices=tuple(map(_host_device, keys.host_devices)),
+    )
+
+
+def hardware_need(keys: MachineKeys) -> HardwareNeed:
+    """Return what of the keys depends on the host."""
+    cpu, video = keys.cpu or CpuKeys(), video_of(keys)
+    return HardwareNeed(
+        machine=keys.machine or "",
+        cpu_mode=cpu.mode or "",
+        cpu_model=cpu.model or "",
+        graphics=keys.graphics if keys.graphics not in (None, "none") else "",
+        video=video.model if video is not None else "",
+        hugepages_kib=PAGE_SIZES[keys.hugepages] if keys.hugepages is not None else 0,
+        pci=any(each.pci is not None for each in keys.host_devices),
     )
 
 

@@ -21,6 +21,8 @@ _Path = tuple[str | int, ...]
 #: Models of video devices with several screens, and those with memory of a size.
 _WITH_HEADS = ("qxl", "virtio")
 _WITH_VRAM = ("vga", "cirrus", "vmvga", "qxl", "bochs")
+#: In MiB.
+_BOCHS_VRAM = (4, 8, 16, 32, 64, 128, 256)
 _ARM_VIDEO = ("virtio", "ramfb", "bochs", "none")
 #: No guest has more processors, so that a range of them is cheap to write out.
 _MOST_CPUS = 512
@@ -201,6 +203,9 @@ def _check_video(video: VideoKeys, at: _Path) -> Iterator[Complaint]:
     if video.vram_mb is not None and video.model not in _WITH_VRAM:
         found, wanted = video.model, ", ".join(_WITH_VRAM)
         yield _conflict((*at, "vram_mb"), "the memory of this model has no size", found, f"one of {wanted}")
+    if video.model == "bochs" and video.vram_mb not in (None, *_BOCHS_VRAM):
+        found, wanted = f"{video.vram_mb}", f"one of {', '.join(map(str, _BOCHS_VRAM))}"
+        yield _conflict((*at, "vram_mb"), "bochs cannot have this amount of memory", found, wanted)
     if (video.heads or 1) > 1 and video.model not in _WITH_HEADS:
         wanted = " or ".join(_WITH_HEADS)
         yield _conflict((*at, "heads"), "this model has one screen only", video.model, wanted)

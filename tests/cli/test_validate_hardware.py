@@ -74,6 +74,7 @@ WRONG = {
     "video of nobody": ("video: voodoo", "bad-value", "video", "{model: qxl"),
     "memory of virtio": ("video: {model: virtio, vram_mb: 16}", _CONFLICT, "video.vram_mb", "no size"),
     "odd memory": ("video: {model: qxl, vram_mb: 24}", "bad-value", "video.vram_mb", "power of two"),
+    "little memory of bochs": ("video: {model: bochs, vram_mb: 1}", _CONFLICT, "video.vram_mb", "4, 8"),
     "two heads of vga": ("video: {model: vga, heads: 2}", _CONFLICT, "video.heads", "one screen"),
     "USB sound without USB": ("usb: none\n      sound: usb", _CONFLICT, "sound", "usb is none"),
     "watchdog of nobody": ("watchdog: itco", "bad-value", "watchdog", "i6300esb"),

@@ -155,13 +155,22 @@ def capabilities(xml: str) -> Capabilities:
     """Parse what libvirt says of an emulator (libvirt, "Domain capabilities XML format")."""
     root = parse(xml, "domainCapabilities")
 
-    def has(path: str, name: str, value: str) -> bool:
-        return value in [each.text for each in root.iterfind(f"{path}/enum[@name='{name}']/value")]
+    def values(path: str, name: str) -> frozenset[str]:
+        return frozenset(each.text or "" for each in root.iterfind(f"{path}/enum[@name='{name}']/value"))
 
+    backends = root.find("devices/hostdev/enum[@name='pciBackend']")
     return Capabilities(
-        uefi=has("os", "firmware", "efi"),
-        secure_boot=has("os/loader", "secure", "yes"),
-        tpm=has("devices/tpm", "backendModel", "emulator"),
+        uefi="efi" in values("os", "firmware"),
+        secure_boot="yes" in values("os/loader", "secure"),
+        tpm="emulator" in values("devices/tpm", "backendModel"),
+        cpu_modes=frozenset(each.get("name", "") for each in root.iterfind("cpu/mode[@supported='yes']")),
+        cpu_models={
+            each.text or "": each.get("usable") != "no"
+            for each in root.iterfind("cpu/mode[@name='custom']/model")
+        },
+        graphics=values("devices/graphics", "type"),
+        videos=values("devices/video", "modelType"),
+        pci=backends is None or len(backends) > 0,
     )
 
 

@@ -41,6 +41,8 @@ from kvmcompose.providers.libvirt.interface import (
 #: The digest of the seed, in what a domain was made from.
 _SEED = re.compile(r'"seed":"(\w+)"')
 _CPUS, _MEMORY_MB = 64, 1 << 20
+#: Its free huge pages, of each size.
+_FREE_PAGES = 1024
 _MIB = 1 << 20
 _OPENVSWITCH = "virtualport[@type='openvswitch']"
 _GUEST = "{urn:kvmcompose:guest:1}guest"
@@ -442,7 +444,12 @@ class FakeHypervisor(FakeNetworks):
 
     async def capabilities(self, need: DomainNeed) -> Capabilities:
         await self._host.call("capabilities", need.arch)
-        return Capabilities(uefi=True, secure_boot=need.arch == "x86_64", tpm=True)
+        return Capabilities(
+            uefi=True,
+            secure_boot=need.arch == "x86_64",
+            tpm=True,
+            free_pages=_FREE_PAGES,
+        )
 
     async def forget_tpm(self, holder: TpmHolder) -> None:
         await self._host.call("forget_tpm", holder.name)

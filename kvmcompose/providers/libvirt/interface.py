@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvmcompose.core.deployable import HardwareNeed
 from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Instance, InstanceEvent
 from kvmcompose.core.nic import Bandwidth
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
@@ -90,18 +91,31 @@ class DomainNeed(msgspec.Struct, frozen=True, kw_only=True, order=True):
     arch: str
     machine: str
     virt_type: str
-    uefi: bool
-    secure_boot: bool
-    tpm: bool
+    uefi: bool = False
+    secure_boot: bool = False
+    tpm: bool = False
+    hardware: HardwareNeed = HardwareNeed()
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host has of what a domain needs. ``reason`` says why its guest cannot run there at all."""
+    """What a host has of what a domain needs. ``reason`` says why its guest cannot run there at all.
+
+    ``cpu_modes``, ``graphics`` and ``videos`` are empty where an old libvirt does not tell. ``cpu_models``
+    are those that it knows, with whether they can be used. ``free_pages`` is the number of huge pages of the
+    wanted size that nothing uses, None where the host does not support that size. ``pci``: guests can have
+    PCI devices.
+    """
 
     reason: str = ""
     uefi: bool = False
     secure_boot: bool = False
     tpm: bool = False
+    cpu_modes: frozenset[str] = frozenset()
+    cpu_models: Mapping[str, bool] = {}
+    graphics: frozenset[str] = frozenset()
+    videos: frozenset[str] = frozenset()
+    free_pages: int | None = None
+    pci: bool = True
 
 
 class TpmHolder(msgspec.Struct, frozen=True, kw_only=True):
