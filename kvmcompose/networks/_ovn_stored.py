@@ -12,7 +12,6 @@ from kvmcompose.core.model import Attachment, Machine
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import _ovn_management
-from kvmcompose.networks._nics import check_mtu
 from kvmcompose.networks._ovn_chassis import mtu
 from kvmcompose.networks._ovn_check import AT, check
 from kvmcompose.networks._ovn_model import (
@@ -257,7 +256,8 @@ def _golden(nic: Interface, network: OvnState, name: str, at: Path) -> _Complain
 def _interface(nic: Interface, network: OvnState, bridge: str, at: Path) -> _Complaints:
     if nic.source != bridge:
         yield _wrong((*at, "source"), f"{nic.source!r} is not the integration bridge", bridge)
-    yield from check_mtu(nic, network.mtu, at)
+    if nic.mtu != network.mtu:
+        yield _wrong((*at, "mtu"), "not the MTU of the network", str(network.mtu))
     lengths = {
         version: each.prefixlen for version, each in by_family(network.switches[nic.bridge].subnet).items()
     }
