@@ -15,12 +15,10 @@ import msgspec
 from kvmcompose.build.decision import Disposition, Making
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.recipes import GIB, Recipes
-from kvmcompose.core.artefact import Content
+from kvmcompose.core.artefact import Artefact, Blank, Content
 from kvmcompose.effects import process
 from kvmcompose.hosts.transfer_plan import read_sent
 from kvmcompose.images.qcow2 import IN_USE, ImageHeader, resize_command
-
-_KEY = "expand_gigabytes"
 
 
 class Sizes:
@@ -72,7 +70,8 @@ class Sizes:
                 known,
                 action=Disposition.IN_USE,
                 reasons=(f"disks with data do not shrink: {in_gib(found)} -> {in_gib(wanted)}",),
-                hint=f"{_KEY}: {before} keeps it; --provision makes a new disk: the data is lost",
+                hint=f"{_key(known.artefact)}: {before} keeps it; --provision makes a new disk: the data is"
+                " lost",
             )
         if before == after and (found >= wanted or known.path in self._below):
             return None
@@ -111,6 +110,12 @@ def enlarge(path: Path, size: int) -> str | None:
             return "when its guest is off: kvm-compose down && kvm-compose up"
         raise
     return None
+
+
+def _key(artefact: Artefact) -> str:
+    """Return the key of the YAML that a disk's size follows from."""
+    is_further = artefact.task.count(":") > 1
+    return "size_gigabytes" if is_further and isinstance(artefact.content, Blank) else "expand_gigabytes"
 
 
 def in_gib(size: int) -> str:

@@ -17,7 +17,12 @@ from kvmcompose.render.build_context import BUILD_CONTEXT
 
 _Document = Mapping[str, Any]
 #: What a seed's file is, by the first part of its name there.
-_SCRIPTS = {"setup": "setup script", "run": "run script", "context": "context"}
+_SCRIPTS = {
+    "setup": "setup script",
+    "run": "run script",
+    "context": "context",
+    "cloud-init": "cloud_init file",
+}
 #: Keys of an interface, by what they are called in reasons; all others follow from these.
 _OF_INTERFACES = {"mac": "mac", "ip": "ip", "source": "bridge", "mtu": "mtu", "gateway": "gateway"}
 #: Names that derive from that of the guest.
@@ -61,7 +66,16 @@ def _of_values(old: _Document, new: _Document) -> Iterator[str]:
     for key in ("interfaces", "nics"):
         yield from _of_interfaces(old.get(key) or (), new.get(key) or (), f"{new.get('project')}-")
     yield from _of_environment(old.get("environment") or {}, new.get("environment") or {})
-    known = ("reservations", "interfaces", "nics", "environment", *_NAMES, *(_SUBNET if moved else ()))
+    yield from _of_cloud_init(old.get("cloud_init") or {}, new.get("cloud_init") or {})
+    known = (
+        "reservations",
+        "interfaces",
+        "nics",
+        "environment",
+        "cloud_init",
+        *_NAMES,
+        *(_SUBNET if moved else ()),
+    )
     yield from _leaves(_without(old, known), _without(new, known))
 
 
@@ -124,9 +138,19 @@ def _bare(value: Any, prefix: str) -> Any:
 
 def _of_environment(old: _Document, new: _Document) -> Iterator[str]:
     """Yield the names only: values may be secret."""
+    yield from (f"environment {each}" for each in _of_secrets(old, new))
+
+
+def _of_cloud_init(old: _Document, new: _Document) -> Iterator[str]:
+    """Yield the keys only, likewise."""
+    yield from (f"cloud_init {each}" for each in _of_secrets(old.get("values", {}), new.get("values", {})))
+    yield from _leaves(_without(old, ("values",)), _without(new, ("values",)))
+
+
+def _of_secrets(old: _Document, new: _Document) -> Iterator[str]:
     for name in _differing(old, new):
         what = "has changed" if name in old and name in new else "added" if name in new else "removed"
-        yield f"environment {name} {what}"
+        yield f"{name} {what}"
 
 
 def _of_files(old: _Document, new: _Document) -> Iterator[str]:

@@ -280,6 +280,9 @@ def seal_rendered(content: Rendered, shared: bytes) -> Recipe:
     if environment := getattr(values, "environment", None):
         # the ledger and what is shown of it are no place for secrets
         values = msgspec.structs.replace(values, environment=digests_of_values(environment))
+    if cloud_init := getattr(values, "cloud_init", None):
+        hidden = msgspec.structs.replace(cloud_init, values=digests_of_values(cloud_init.values))
+        values = msgspec.structs.replace(values, cloud_init=hidden)
     data = shared + _encode(values) + b"}"
     return Recipe(hashlib.sha256(data).hexdigest(), data)
 

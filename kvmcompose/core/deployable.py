@@ -67,6 +67,22 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return False
 
 
+class HardwareNeed(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
+    """What of a guest's hardware not every host has, in libvirt's words; nothing of what was not chosen.
+
+    ``hugepages_kib`` is the size of the pages in KiB, 0 without. ``pci``: it is to have PCI devices of its
+    host.
+    """
+
+    machine: str = ""
+    cpu_mode: str = ""
+    cpu_model: str = ""
+    graphics: str = ""
+    video: str = ""
+    hugepages_kib: int = 0
+    pci: bool = False
+
+
 class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
 
@@ -74,7 +90,7 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     Only a guest with ``cloud_init`` can run scripts. ``nvram`` is that of its disks in which its UEFI keeps
     its variables, None with a BIOS; libvirt fills it.
     ``secure_boot``: that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it.
-    ``arch`` is its architecture, in libvirt's words.
+    ``arch`` is its architecture, in libvirt's words. ``most_memory_mb`` is the most that it can have (MiB).
     """
 
     runtime: str = "libvirt"
@@ -84,6 +100,8 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     secure_boot: bool = False
     tpm: bool = False
     arch: str = "x86_64"
+    hardware: HardwareNeed = HardwareNeed()
+    most_memory_mb: int = 0
     ready: Ready | None = None
 
     @property

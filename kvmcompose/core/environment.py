@@ -122,13 +122,15 @@ def value_digest(name: str, value: str) -> str:
 
 
 _KEY = "environment"
-_MARK = b'"environment":{"'
+#: In the section of cloud-init, values by key are no less secret.
+_SECTION, _VALUES = "cloud_init", "values"
+_MARKS = (b'"environment":{"', b'"cloud_init":{')
 
 
 def without_values(definition: Any) -> Any:
-    """A guest's definition as ``state.json`` has it: of its environment the names, and digests of values."""
+    """A guest's definition as ``state.json`` has it: of secrets the names, and digests of values."""
     data = msgspec.json.encode(definition)
-    if _MARK not in data:
+    if not any(mark in data for mark in _MARKS):
         return msgspec.Raw(data)
     return _without_values(msgspec.json.decode(data))
 
@@ -138,10 +140,16 @@ def _without_values(value: Any) -> Any:
         return [_without_values(each) for each in value]
     if not isinstance(value, dict):
         return value
-    return {
-        key: digests(each) if key == _KEY and isinstance(each, Mapping) else _without_values(each)
-        for key, each in value.items()
-    }
+    return {key: _without_values_of(key, each) for key, each in value.items()}
+
+
+def _without_values_of(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if key == _KEY:
+            return digests(value)
+        if key == _SECTION and isinstance(value.get(_VALUES), Mapping):
+            return {**value, _VALUES: digests(value[_VALUES])}
+    return _without_values(value)
 
 
 def digests(environment: Mapping[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ A ``Machine`` is an entry of the YAML; scaling expands it into one or more ``Gue
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from kvmcompose.core.document import Path
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.expectation import Expectation
 from kvmcompose.core.libvirt_uri import LibvirtUri, parse_libvirt_uri
+from kvmcompose.core.nic import NicKeys
 from kvmcompose.core.order import Condition, Healthcheck
 
 #: The GENEVE header (RFC 8926: 8 bytes, plus UDP, IPv4 and an inner Ethernet header, plus room for
@@ -101,13 +103,16 @@ class SshKeys(msgspec.Struct, frozen=True):
 class Attachment(msgspec.Struct, frozen=True):
     """A network interface of a guest, as written: ``segment`` is a bridge or a logical switch of the YAML.
 
-    ``own`` is what only the network dialect knows of it, in its own type.
+    ``own`` is what only the network dialect knows of it, in its own type. ``at`` is its place in the machine;
+    for clones, below the key of the machine's type.
     """
 
     segment: str
     mac: str | None = None
     ip: str | None = None
     own: Any = None
+    keys: NicKeys = NicKeys()
+    at: Path = ()
 
 
 class ScaledAttachment(msgspec.Struct, frozen=True):
@@ -149,6 +154,13 @@ class Machine(msgspec.Struct, frozen=True):
     depends_on: dict[str, Condition] = {}
     depends_on_is_map: bool = False
     healthcheck: Healthcheck | None = None
+
+    def interfaces(self) -> Iterator[tuple[Path, Attachment]]:
+        """Yield the interfaces as written, those of clones included, each with its place in the machine."""
+        for attachment in self.attachments:
+            yield attachment.at, attachment
+        for scaled in self.scaled:
+            yield (self.kind, *scaled.attachment.at), scaled.attachment
 
 
 class Guest(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ class PrivilegeKind(StrEnum):
     LIBVIRT = "libvirt"
     PROGRAM = "program"
     DEVICE = "device"
+    HOST_DEVICE = "host device"
     FILE = "file"
     XML = "XML"
     PROVIDER = "provider network"
@@ -37,6 +38,7 @@ _REASONS = {
     PrivilegeKind.LIBVIRT: "is used instead of qemu:///system",
     PrivilegeKind.PROGRAM: "names a program or its arguments",
     PrivilegeKind.DEVICE: "gives a guest a device of the host",
+    PrivilegeKind.HOST_DEVICE: "the host loses it to the guest, which can change all that it stores",
     PrivilegeKind.FILE: "is a file outside the project",
     PrivilegeKind.XML: "is not known to be harmless",
     PrivilegeKind.PROVIDER: "guests can reach what is connected to that bridge",

@@ -13,6 +13,7 @@ import msgspec
 from kvmcompose.core.environment import without_values
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.model import Host, SshKeys
+from kvmcompose.core.nic import VIRTIO, Bandwidth, NicKeys, Vlan
 from kvmcompose.core.order import Condition, Healthcheck
 
 STATE_VERSION = 1
@@ -29,6 +30,8 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     With OVN only: ``ip`` is an IPv6 address where the logical switch has no IPv4 subnet; ``ipv6`` is the
     second address, with its prefix length, or ``dynamic``. ``interface_id`` is the name of the logical port.
     ``leases`` are the addresses that DHCP gives it, ``nameservers`` those of the resolvers.
+
+    The others are keys of the YAML, see ``NicKeys``; they are in the file where they differ from the default.
     """
 
     bridge: str
@@ -45,12 +48,31 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     interface_id: str | None = None
     leases: tuple[str, ...] = ()
     nameservers: tuple[str, ...] = ()
+    model: str = VIRTIO
+    queues: int = 1
+    link: str = "up"
+    bandwidth: Bandwidth | None = None
+    vlan: Vlan = None
+    port_security: bool = False
+
+    def with_keys(self, keys: NicKeys) -> Interface:
+        """Return the interface with the keys of the YAML."""
+        given = {key: getattr(keys, key) for key in _KEYS}
+        return msgspec.structs.replace(self, mtu=keys.mtu or self.mtu, **given)
+
+    @property
+    def is_in_reach(self) -> bool:
+        """Whether what is connected to the bridge itself, in no VLAN, reaches the interface."""
+        return self.link == "up" and self.vlan is None
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """All addresses that it has, those by DHCP included as far as they are known. IPv4 comes first."""
         given = (self.ip, (self.ipv6 or "dynamic").partition("/")[0], *self.leases)
         return tuple(sorted((each for each in given if each != "dynamic"), key=lambda each: ":" in each))
+
+
+_KEYS = tuple(key for key in NicKeys.__struct_fields__ if key != "mtu")
 
 
 class ExtraInfo(msgspec.Struct, frozen=True, gc=False):

@@ -12,11 +12,14 @@ from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
-from kvmcompose.guests._machine import MachineKeys, hardware
+from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts
+from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
 from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.render.domain import domain_xml
+from kvmcompose.render.platform import cdrom_bus
 from kvmcompose.render.seed import script_paths, seed_iso
 
 
@@ -33,6 +36,7 @@ class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     username: str
     libvirt_type: LibvirtType
     ready: ReadyKey | None = None
+    disks: tuple[FurtherDisk, ...] = ()
     ready_timeout_seconds: int | None = None
 
 
@@ -41,6 +45,7 @@ class DomainSection(DomainKeys, frozen=True, kw_only=True):
 
     setup_scripts: tuple[str, ...]
     run_scripts: tuple[str, ...]
+    cloud_init: StoredCloudInit | None = None
 
 
 def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[Artefact]:
@@ -70,9 +75,11 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             guest=guest.name,
             mode=0o600,
         )
+    yield from further_artefacts(guest, definition.disks)
     seed = None
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
+        own = definition.cloud_init
         artefact = seed_iso(
             guest,
             shared,
@@ -83,6 +90,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             context_modes=cloud.context_modes,
             setup_scripts=definition.setup_scripts,
             run_scripts=definition.run_scripts,
+            cloud_init=own.for_seed() if own is not None else None,
+            cloud_init_files=own.paths if own is not None else {},
         )
         seed = artefact.path
         yield artefact
@@ -97,9 +106,9 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
         media=media_link,
         seed=seed,
+        further=disk_devices(guest.identity, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
-        graphics=kind.cloud_image is None,
-        hardware=hardware(definition),
+        hardware=hardware(definition, has_screen=kind.cloud_image is None),
         arch=definition.arch or USUAL_ARCH,
         nvram=nvram,
         secure_boot=definition.firmware == "uefi-secure",
@@ -150,6 +159,8 @@ def runs(
         secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,
         arch=definition.arch or USUAL_ARCH,
+        hardware=hardware_need(definition),
+        most_memory_mb=max(definition.memory_mb, definition.max_memory_mb or 0),
     )
 
 
@@ -164,6 +175,7 @@ def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noq
         *definition.setup_scripts,
         *definition.run_scripts,
         *([cloud.context_path] if cloud and cloud.context_path else []),
+        *(definition.cloud_init.paths.values() if definition.cloud_init else []),
     ]
     for path in dict.fromkeys(paths):
         steps = posixpath.normpath(path).split("/")

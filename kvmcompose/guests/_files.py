@@ -28,6 +28,11 @@ def _missing(at: _Path, path: str, kind: FileKind, wanted: str) -> Complaint:
     return Complaint(code="bad-file", path=at, message=message, wanted=wanted)
 
 
+def unreadable(at: _Path, path: str) -> Complaint:
+    """Return the problem of a file that cannot be read."""
+    return _missing(at, path, FileKind.UNREADABLE, "a file")
+
+
 def carried(files: ProjectFiles, at: _Path, path: str) -> Iterator[Complaint]:
     """A file whose content is carried into a guest."""
     yield from _inside(files, at, path) or _a_file(files, at, path)

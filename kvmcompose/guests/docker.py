@@ -20,7 +20,7 @@ from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests import _files, _image_build, _scaling
+from kvmcompose.guests import _files, _image_build, _nics, _scaling
 from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
 from kvmcompose.guests._context import ContextSection, check_context
 from kvmcompose.render.build_context import build_context
@@ -134,6 +134,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from _files.script(files, (machine.kind, key), getattr(body, key))
     if body.context is not None:
         yield from check_context(body.context, (machine.kind, "context"), files)
+    yield from _nics.check_container(machine)
     if body.scaling is not None:
         yield from _scaling.check(machine, body.scaling)
 

@@ -13,7 +13,9 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest, Machine
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.guests import _disks, _files, _ready, _scaling
+from kvmcompose.guests import _disks, _files, _nics, _ready, _scaling
+from kvmcompose.guests._cloud_init import CloudInit, stored, with_digests
+from kvmcompose.guests._cloud_init_check import check_cloud_init
 from kvmcompose.guests._disks import CloudImage, LibvirtType
 from kvmcompose.guests._domains import (
     DomainKeys,
@@ -25,7 +27,9 @@ from kvmcompose.guests._domains import (
     with_disk,
 )
 from kvmcompose.guests._firmware import USUAL_ARCH
-from kvmcompose.guests._machine import check_machine
+from kvmcompose.guests._further_disks import check_further_disks
+from kvmcompose.guests._machine import hardware
+from kvmcompose.guests._machine_checks import check_boot, check_machine
 
 __all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
 
@@ -35,6 +39,7 @@ class LibvirtSection(DomainKeys, frozen=True, kw_only=True):
 
     username: str = "nocloud"
     scaling: _scaling.Scaling | None = None
+    cloud_init: CloudInit | None = None
 
 
 Definition = LibvirtSection
@@ -48,6 +53,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         **{key: getattr(body, key) for key in DomainKeys.__struct_fields__},
         setup_scripts=(cloud.setup_script,) if cloud.setup_script else (),
         run_scripts=(cloud.run_script,) if cloud.run_script else (),
+        cloud_init=stored(body.cloud_init),
     )
     guest = Guest(
         name=machine.name,
@@ -82,8 +88,12 @@ def expand(machine: Machine) -> Iterator[Guest]:
 
 
 def complete(guest: Guest, files: ProjectFiles) -> Guest:
-    """Return the guest with the digest of its environment file in its definition."""
+    """Return the guest with the digests of its environment file and cloud-init's files in its definition."""
     definition: DomainSection = guest.definition
+    if definition.cloud_init is not None and definition.cloud_init.paths:
+        own = with_digests(definition.cloud_init, files)
+        definition = msgspec.structs.replace(definition, cloud_init=own)
+        guest = msgspec.structs.replace(guest, definition=definition)
     cloud = definition.libvirt_type.cloud_image
     data = files.content(cloud.environment_file, LARGEST_FILE) if cloud and cloud.environment_file else None
     if cloud is None or data is None:
@@ -99,10 +109,35 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     body: LibvirtSection = machine.body
     yield from _check_most(machine.kind, "max_cpus", body.max_cpus, "cpus", body.cpus)
     yield from _check_most(machine.kind, "max_memory_mb", body.max_memory_mb, "memory_mb", body.memory_mb)
-    yield from check_machine(body, machine.kind)
+    yield from check_machine(
+        body,
+        machine.kind,
+        cpus=max(body.cpus, body.max_cpus or 0),
+        memory_mb=max(body.memory_mb, body.max_memory_mb or 0),
+        scaled=body.scaling is not None,
+    )
+    yield from check_boot(
+        body,
+        machine.kind,
+        disk=_disks.disk_content(body.libvirt_type) is not None
+        or any(each.device == "disk" for each in body.disks),
+        network=bool(machine.attachments) or body.scaling is not None,
+        cdrom=_disks.media_path(body.libvirt_type) is not None
+        or any(each.device == "cdrom" for each in body.disks),
+    )
+    yield from _nics.check_domain(machine, body.max_cpus or body.cpus)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     yield from _ready.check(body.ready, _scripts(machine))
+    yield from check_further_disks(
+        body.disks,
+        machine.kind,
+        files,
+        hardware=hardware(body, has_screen=False),
+        scaled=body.scaling is not None,
+    )
+    if body.cloud_init is not None:
+        yield from check_cloud_init(body.cloud_init, machine, files)
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
 

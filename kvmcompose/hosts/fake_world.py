@@ -9,6 +9,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 
+from kvmcompose.core.nic import Bandwidth, Vlan
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.volume_tree import VolumeEntry
 
@@ -19,7 +20,7 @@ Place = tuple[str, ...]
 class FakeNic(msgspec.Struct, frozen=True, gc=False):
     """A NIC of a domain: a port of an Open vSwitch bridge, unless it is in a libvirt ``network``.
 
-    ``interface_id`` is the logical port of OVN that it is.
+    ``interface_id`` is the logical port of OVN that it is. Others are as in ``DomainNic`` and ``GuestPort``.
     """
 
     tap: str
@@ -27,6 +28,9 @@ class FakeNic(msgspec.Struct, frozen=True, gc=False):
     mac: str
     network: bool = False
     interface_id: str | None = None
+    link: str = "up"
+    bandwidth: Bandwidth | None = None
+    vlan: Vlan = None
 
 
 class FakeHardware(msgspec.Struct, gc=False):
@@ -48,8 +52,7 @@ class FakeDomain(msgspec.Struct, gc=False):
     ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
     says, and its next start; likewise ``hardware`` and ``next_hardware``. ``edited``: its definition was, by
     hand. ``clings``: its guest lets go of no device. ``answers_arp``: taps at which the host answers.
-    ``agent``: a guest agent is connected while it runs; waiting for one is enough. ``agent_addresses``: what
-    it says of its NICs.
+    ``agent``: a guest agent is connected while it runs; waiting for one is enough.
     """
 
     project: str
@@ -68,7 +71,6 @@ class FakeDomain(msgspec.Struct, gc=False):
     clings: bool = False
     answers_arp: list[str] = []
     agent: bool = False
-    agent_addresses: list[str] = []
 
 
 class FakeDisk(msgspec.Struct, gc=False):
@@ -107,6 +109,14 @@ class FakePort(msgspec.Struct, gc=False):
     marked: bool = True
     capture: bool = False
     project: str | None = None
+    vlan: Vlan = None
+    shaped: bool = False
+    policed: bool = False
+
+    def limit(self, bandwidth: Bandwidth | None) -> None:
+        """Limit the throughput as libvirt does; None: do not."""
+        self.shaped = bandwidth is not None and bandwidth.inbound is not None
+        self.policed = bandwidth is not None and bandwidth.outbound is not None
 
 
 class FakeBridge(msgspec.Struct):
@@ -277,12 +287,28 @@ class World(msgspec.Struct):
             if project is None:
                 raise DriverError(f"{name}: cannot add the port {nic.tap}: no bridge named {nic.bridge}")
             changed += self._remove_port(nic.tap)
-            port = FakePort(mac=nic.mac, interface_id=nic.interface_id or interface_id(nic.mac), marked=False)
+            port = FakePort(
+                mac=nic.mac,
+                interface_id=nic.interface_id or interface_id(nic.mac),
+                marked=False,
+                vlan=nic.vlan,
+            )
+            port.limit(nic.bandwidth)
             self.bridges[project][nic.bridge].ports[nic.tap] = port
             changed.append(("bridges", project, nic.bridge, "ports", nic.tap))
             if nic.tap not in self.domains[name].taps:
                 self.domains[name].taps.append(nic.tap)
         return changed
+
+    def limit(self, nic: FakeNic) -> list[Place]:
+        """Limit the throughput of a NIC at its port, and set its VLAN. Returns what changed."""
+        for project, bridges in self.bridges.items():
+            for name, bridge in bridges.items():
+                if nic.tap in bridge.ports:
+                    bridge.ports[nic.tap].limit(nic.bandwidth)
+                    bridge.ports[nic.tap].vlan = nic.vlan
+                    return [("bridges", project, name, "ports", nic.tap)]
+        return []
 
     def unplug(self, name: str, taps: Collection[str] | None = None) -> list[Place]:
         """Remove the ports of a domain from whichever bridge they are on, as libvirt does; None: all.

@@ -243,6 +243,8 @@ class _Rows:
                     "kvmcompose-guest": guest.name,
                 },
             }
+            if nic.port_security:
+                columns["port_security"] = (" ".join((nic.mac, *nic.addresses)),)
             for is_ipv6, column in ((False, "dhcpv4_options"), (True, "dhcpv6_options")):
                 served = self._dhcp.get((nic.bridge, is_ipv6))
                 if served and any((":" in lease) == is_ipv6 for lease in nic.leases):

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.model import Attachment, ScaledAttachment
+from kvmcompose.core.nic import nic_keys
 from kvmcompose.networks._ovn_model import (
     DYNAMIC,
     Acl,
@@ -69,7 +70,7 @@ def _attachment(entry: _Entry, at: tuple[str | int, ...]) -> Attachment:
         at, _spellings(entry.get("ip")), _spellings(entry.get("gateway")), entry.get("network_name")
     )
     ip = nic.ips[0] if nic.ips else None
-    return Attachment(entry["switch"], mac.lower() if mac is not None else None, ip, nic)
+    return Attachment(entry["switch"], mac.lower() if mac is not None else None, ip, nic, nic_keys(entry), at)
 
 
 def scaled(entries: Mapping[str, _Entry]) -> tuple[ScaledAttachment, ...]:
@@ -87,7 +88,8 @@ def _scaled(switch: str, entry: _Entry) -> ScaledAttachment:
     clones = tuple(entry["clones"])
     at = ("scaling", "interfaces", switch)
     own = ScaledSwitchNic(is_dynamic, tuple(ranges), macs)
-    whole = Attachment(switch, None, DYNAMIC if is_dynamic else None, own)
+    keys = nic_keys(entry)
+    whole = Attachment(switch, None, DYNAMIC if is_dynamic else None, own, keys, at)
     ips = [addresses_of(each) for each in ranges]
     mac_list = macs_of(macs, len(clones)) if macs is not None else []
     each = []
@@ -95,7 +97,7 @@ def _scaled(switch: str, entry: _Entry) -> ScaledAttachment:
         of_clone = tuple(found[position] for found in ips if position < len(found))
         nic = SwitchNic(at, (DYNAMIC,) if is_dynamic else of_clone, gateways)
         mac = mac_list[position] if position < len(mac_list) else None
-        each.append(Attachment(switch, mac, nic.ips[0] if nic.ips else None, nic))
+        each.append(Attachment(switch, mac, nic.ips[0] if nic.ips else None, nic, keys, at))
     return ScaledAttachment(whole, clones, switch, tuple(each))
 
 

@@ -237,6 +237,7 @@ def _interfaces(
                 mtu=state.mtu,
                 interface_id=str(guest_port(guest.identity, index).uuid(logical.project)),
             )
+            base = base.with_keys(attachment.keys)
             nics.append(_addressed(base, nic, [each for each in assigned if each], state, routed))
         found[guest.name] = _with_resolvers(nics, resolvers)
     if complaints:

@@ -12,6 +12,7 @@ from kvmcompose.core.model import Attachment, Machine
 from kvmcompose.core.names import is_derived
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import _ovn_management
+from kvmcompose.networks._nics import check_mtu
 from kvmcompose.networks._ovn_chassis import mtu
 from kvmcompose.networks._ovn_check import AT, check
 from kvmcompose.networks._ovn_model import (
@@ -256,8 +257,7 @@ def _golden(nic: Interface, network: OvnState, name: str, at: Path) -> _Complain
 def _interface(nic: Interface, network: OvnState, bridge: str, at: Path) -> _Complaints:
     if nic.source != bridge:
         yield _wrong((*at, "source"), f"{nic.source!r} is not the integration bridge", bridge)
-    if nic.mtu != network.mtu:
-        yield _wrong((*at, "mtu"), "not the MTU of the network", str(network.mtu))
+    yield from check_mtu(nic, network.mtu, at)
     lengths = {
         version: each.prefixlen for version, each in by_family(network.switches[nic.bridge].subnet).items()
     }

@@ -19,6 +19,7 @@ from kvmcompose.core.model import (
     Topology,
 )
 from kvmcompose.core.names import UniqueNames, stable_number
+from kvmcompose.core.nic import NicKeys
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import _addresses, _management
 from kvmcompose.networks._connected import connected
@@ -158,7 +159,7 @@ def specialise(placed: PlacedTestbed) -> tuple[NetworkState, dict[str, tuple[Int
         libvirt_network_gateway=str(subnet.gateway),
         veth_peer_left=veths[0],
         veth_peer_right=veths[1],
-        mtu=_mtu(placed.logical.hosts),
+        mtu=largest_mtu(placed.logical.hosts),
         bridges=tuple(bridges.values()),
         logical_bridge_connections=tuple((link.source, link.target) for link in network.connections),
         physical_bridge_connections=_connections(plan),
@@ -221,8 +222,8 @@ def _is_ipv6(host: Host) -> bool:
         return False
 
 
-def _mtu(hosts: Iterable[Host]) -> int:
-    """Return the MTU of all guests.
+def largest_mtu(hosts: Iterable[Host]) -> int:
+    """Return the MTU of all guests that have no smaller one.
 
     It depends on the hosts only, and not on where bridges are: tunnels over IPv6 need two hosts with IPv6
     addresses.
@@ -308,9 +309,12 @@ def _interfaces(
 ) -> Iterator[Interface]:
     segments = [None] if guest.is_golden_image else [each.segment for each in guest.attachments]
     routed = False
+    keys = [NicKeys()] if guest.is_golden_image else [each.keys for each in guest.attachments]
     for index, segment in enumerate(segments):
         subnet = addresses.subnets[plan.external if segment is None else plan.home[segment]]
-        yield Interface(
+        # that of the external bridge is in no VLAN
+        gateway = subnet.gateway if keys[index].vlan is None else None
+        nic = Interface(
             bridge=segment or state.libvirt_network_name,
             attach="ovs" if segment else "network",
             source=plan.bridges[segment].ovs_name if segment else state.libvirt_network_name,
@@ -320,9 +324,10 @@ def _interfaces(
             prefix_length=subnet.prefix_length,
             mtu=state.mtu,
             # a second default route would compete with the first
-            gateway=None if routed else subnet.gateway,
+            gateway=None if routed else gateway,
         )
-        routed = routed or subnet.gateway is not None
+        yield nic.with_keys(keys[index])
+        routed = routed or gateway is not None
 
 
 def _connections(plan: _Plan) -> dict[str, dict[str, OvsConnection | TunnelConnection]]:

@@ -14,6 +14,7 @@ from kvmcompose.core.state import GuestState, Interface, State
 from kvmcompose.networks import _management
 from kvmcompose.networks._addresses import DYNAMIC, LARGEST, SMALLEST, check_mac
 from kvmcompose.networks._connected import connected
+from kvmcompose.networks._nics import check_mtu
 from kvmcompose.networks._specialise import (
     Bridge,
     BridgeState,
@@ -51,6 +52,7 @@ class StoredNetwork(msgspec.Struct, frozen=True, kw_only=True):
     libvirt_network_gateway: str
     veth_peer_left: str
     veth_peer_right: str
+    mtu: int
     bridges: tuple[BridgeState, ...]
     logical_bridge_connections: tuple[tuple[str, str], ...]
     physical_bridge_connections: dict[str, _Connection]
@@ -243,6 +245,8 @@ class _Addresses:
             return
         yield from check_mac(nic.mac, (*at, "mac"), self._macs.get(nic.mac))
         self._macs.setdefault(nic.mac, repr(guest.name))
+        if nic.attach == "ovs":
+            yield from check_mtu(nic, self._network.mtu, at)
         gateway = self._network.libvirt_network_gateway if segment == self._external else None
         if nic.gateway not in (None, gateway):
             yield _wrong((*at, "gateway"), f"{nic.gateway} is not the gateway there", gateway or "none")

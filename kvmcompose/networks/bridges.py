@@ -24,6 +24,7 @@ from kvmcompose.core.model import (
     Segment,
     Topology,
 )
+from kvmcompose.core.nic import nic_keys
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.state import Interface, State
 from kvmcompose.networks import (
@@ -39,6 +40,7 @@ from kvmcompose.networks import (
     _stored,
 )
 from kvmcompose.networks._connected import DisjointSets, connected
+from kvmcompose.networks._nics import check_nics
 from kvmcompose.networks._specialise import Bridge, HostNic, Network, NetworkState
 from kvmcompose.render.network import network_xml
 
@@ -49,25 +51,30 @@ _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 _SHOWN = 40
 
 
-def _attachment(entry: dict[str, Any]) -> Attachment:
-    mac = entry.get("mac")
-    return Attachment(entry["bridge"], mac.lower() if mac is not None else None, entry.get("ip"))
-
-
 INTERFACES = "interfaces"
+
+
+def _attachment(entry: dict[str, Any], at: _Path) -> Attachment:
+    mac = entry.get("mac")
+    return Attachment(
+        entry["bridge"], mac.lower() if mac else None, entry.get("ip"), keys=nic_keys(entry), at=at
+    )
+
+
 as_ovn = _as_ovn.as_ovn
 drawing = _drawing.drawing
 
 
 def attachments(machine: dict[str, Any]) -> tuple[Attachment, ...]:
     """Return the ``interfaces`` of a machine."""
-    return tuple(_attachment(entry) for entry in machine.get("interfaces", ()))
+    entries = enumerate(machine.get(INTERFACES, ()))
+    return tuple(_attachment(entry, (INTERFACES, index)) for index, entry in entries)
 
 
 def scaled(entries: Sequence[dict[str, Any]]) -> tuple[ScaledAttachment, ...]:
     """Return the ``scaling.interfaces`` of a machine."""
     return tuple(
-        ScaledAttachment(_attachment(entry), tuple(entry["clones"]), index)
+        ScaledAttachment(_attachment(entry, ("scaling", INTERFACES, index)), tuple(entry["clones"]), index)
         for index, entry in enumerate(entries)
     )
 
@@ -111,6 +118,7 @@ def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) 
     yield from _check_subnets(network)
     yield from _check_interfaces(machines, known)
     yield from _check_addresses(network, machines)
+    yield from check_nics(machines, _specialise.largest_mtu(hosts))
 
 
 def _unknown(name: str, known: set[str], path: _Path, *, at_key: bool = False) -> Iterator[Complaint]:

@@ -12,6 +12,7 @@ In addition to JSON Schema draft 2020-12 they use:
 ``x-recognised-by``           in a network fragment: the keys by which its dialect is recognised
 ``x-unsupported``             names of network dialects that are not implemented yet, each with a hint
 ``x-defaults``                what a property permits in ``defaults``, in place of its own schema
+``x-plain: yaml``             for what is below a mapping of another program's: plain values have YAML's types
 ``x-wanted`` and others       see ``kvmcompose.pipeline.messages``
 
 The type of a value comes from ``type``, that of its parts from ``properties``, ``additionalProperties`` and

@@ -7,8 +7,11 @@ then validated: so a message is about the value, never about several schemas tha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, show_path
 from kvmcompose.core.errors import Problem
@@ -84,6 +87,8 @@ def _shaped(value: Any, problems: Iterable[Problem]) -> Shaped:
 def _reading(schema: Schema | bool) -> _Reading:
     if isinstance(schema, bool):
         return _TEXT
+    if schema.get("x-plain") == "yaml":
+        return _YAML
     types = schema.get("type", ())
     types = {types} if isinstance(types, str) else set(types)
     empty = dict if "object" in types else list if "array" in types else _nothing
@@ -134,6 +139,25 @@ _PLAIN: dict[str, Callable[[str], object]] = {
     "boolean": _boolean,
 }
 _TEXT = _Reading(plain=str, empty=_nothing)
+
+
+def _yaml_value(text: str) -> object:
+    """Return a plain scalar as YAML 1.1 types it, which cloud-init reads; what JSON cannot say stays text."""
+    tag = _CONSTRUCTOR.resolve(yaml.ScalarNode, text, (True, False))
+    if tag not in _JSON_TAGS:
+        return text
+    try:
+        value = _CONSTRUCTOR.construct_object(yaml.ScalarNode(tag, text))
+    except ValueError:  # 0b, or _ alone
+        return text
+    return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_CONSTRUCTOR: Any = yaml.SafeLoader("")
+_JSON_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float"))
+#: A mapping that the schema does not describe.
+_YAML = _Reading(plain=_yaml_value, empty=_nothing)
+_YAML.others = _YAML.items = _YAML
 
 
 def _testbed_problems(

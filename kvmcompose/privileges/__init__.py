@@ -91,6 +91,7 @@ def of_domain(
     checks = _domain.checks(owned_by(guest, run, state, network_plan))
     yield from privileges_in(xml, _domain.GRAMMAR, checks, run.domain_xml)
     yield from _domain.raw_disks(xml, run.domain_xml)
+    yield from _domain.host_devices(xml, run.domain_xml)
 
 
 def owned_by(guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan) -> _domain.Owned:

@@ -79,6 +79,22 @@ def raw_disks(xml: Xml, where: str) -> Iterator[Privilege]:
             yield Privilege(PrivilegeKind.FILE, f"a disk that its guest writes as raw: {files}", where)
 
 
+def host_devices(xml: Xml, where: str) -> Iterator[Privilege]:
+    """Yield the devices of the host that a domain has. The grammar has no more than their names."""
+    root = xml.root
+    for device in root.iterfind("devices/hostdev") if root is not None else ():
+        named = [(each.tag, dict(each.attrib)) for source in device.iterfind("source") for each in source]
+        match device.get("type"), named:
+            case "pci", [("address", {"domain": domain, "bus": bus, "slot": slot, "function": function})]:
+                digits = [each.removeprefix("0x") for each in (domain, bus, slot, function)]
+                what = "PCI device {}:{}:{}.{}".format(*digits)
+            case "usb", [("vendor", {"id": vendor}), ("product", {"id": product})]:
+                what = f"USB device {vendor.removeprefix('0x')}:{product.removeprefix('0x')}"
+            case kind, _:
+                what = f"{kind!r} device: {named}"
+        yield Privilege(PrivilegeKind.HOST_DEVICE, what, where)
+
+
 def _is_below(path: str, folder: str) -> bool:
     steps = path.removeprefix(folder).split("/")
     return (
@@ -90,6 +106,7 @@ def _is_below(path: str, folder: str) -> bool:
 
 
 _NUMBER = "[0-9]{1,15}"
+_HEX = "0x[0-9a-f]{1,4}"
 _BOOL = "yes|no|on|off"
 _LOOPBACK = r"127\.0\.0\.1|::1|localhost"
 _ADDRESS = Element(
@@ -198,6 +215,15 @@ _DEVICES = Element(
     audio=Element("id type=none|spice"),
     hub=Element("type", others=_PLACED),
     panic=Element("model", others=_PLACED),
+    # each of them is listed beside what the grammar does not permit: host_devices
+    hostdev=Element(
+        "mode=subsystem type=pci|usb managed=yes",
+        source=Element(
+            address=Element(f"domain={_HEX} bus={_HEX} slot={_HEX} function={_HEX}"),
+            vendor=Element(f"id={_HEX}"), product=Element(f"id={_HEX}"),
+        ),
+        others=_PLACED,
+    ),
     tpm=Element("model", backend=Element("type=emulator version persistent_state"), others=_PLACED),
     iommu=Element("model", driver=Element("intremap caching_mode eim iotlb aw_bits"), others=_PLACED),
 )  # fmt: skip
@@ -220,7 +246,8 @@ _CPU = Element(
     numa=Element(cell=Element("id cpus memory unit discard", distances=Element(sibling=Element("id value")))),
 )  # fmt: skip
 _CLOCK = Element(
-    "offset adjustment basis timezone start",
+    # QEMU's C library opens the file of a time zone
+    r"offset adjustment=-?[0-9]{1,15}|reset basis timezone=[A-Za-z][\w+-]*(/[\w+-]+)* start",
     timer=Element("name tickpolicy present track frequency mode", catchup=Element("threshold slew limit")),
 )
 _ENDED = Element(text="destroy|restart|preserve|rename-restart")
@@ -233,6 +260,7 @@ GRAMMAR = (
         name=Element(text="@name"), uuid=Element(text="@uuid"), title=_WORD, description=_WORD,
         metadata=Element(others={_GUEST: Element("project=@project name=@guest host")}),
         memory=_SIZE, currentMemory=_SIZE,
+        memoryBacking=Element(hugepages=Element(page=Element(f"size={_NUMBER} unit=KiB"))),
         vcpu=Element(f"placement=static current={_NUMBER}", text=_NUMBER), iothreads=Element(text=_NUMBER),
         os=Element(
             "firmware=efi|bios",

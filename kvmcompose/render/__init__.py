@@ -47,6 +47,7 @@ RENDERERS = {
         (
             "kvmcompose.render.templates",
             "kvmcompose.render.seed_image",
+            "kvmcompose.render.cloud_init",
             "kvmcompose.render.archive",
             "kvmcompose.core.environment",
             "kvmcompose.core.public_keys",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.state import GuestState, Shared
-from kvmcompose.render.hardware import Hardware, has_root_ports
+from kvmcompose.core.nic import VIRTIO, Bandwidth, Trunk, vlan_of
+from kvmcompose.core.state import GuestState, Interface, Shared
+from kvmcompose.render.disks import BootOrder, DiskDevice, boot_order
+from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
 
 #: Raised when the XML of every guest changes without a change of the YAML, so that an upgrade can tell what
@@ -32,7 +34,8 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     """One interface; ``attach`` is ``ovs``, ``ovn`` or ``network``. ``interface_id`` is OVN's logical port.
 
     Without ``checksums`` the guest computes those of its packets itself: what leaves it through a bridge
-    in userspace gets none on the way.
+    in userspace gets none on the way. ``tag`` is the VLAN of frames without a tag; with a ``trunk``, its
+    native one. Other keys are as in ``Interface``.
     """
 
     attach: str
@@ -42,6 +45,32 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     mtu: int
     checksums: bool
     interface_id: str | None = None
+    model: str = VIRTIO
+    queues: int = 1
+    link: str | None = None
+    bandwidth: Bandwidth | None = None
+    tag: int | None = None
+    trunk: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, nic: Interface, *, checksums: bool) -> Nic:
+        """Return the values of an interface of the state."""
+        trunk = nic.vlan if isinstance(nic.vlan, Trunk) else None
+        return cls(
+            attach=nic.attach,
+            source=nic.source,
+            target=nic.target,
+            mac=nic.mac,
+            mtu=nic.mtu,
+            checksums=checksums or nic.model != VIRTIO,  # of others, QEMU computes them
+            interface_id=nic.interface_id,
+            model=nic.model,
+            queues=nic.queues,
+            link=nic.link if nic.link != "up" else None,
+            bandwidth=nic.bandwidth,
+            tag=vlan_of(nic.vlan) or None,
+            trunk=trunk.trunk if trunk is not None else (),
+        )
 
 
 class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +80,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
 
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones; 0 where devices are on a PCI bus.
-    ``firmware`` is None for a BIOS. ``uuid`` is given where libvirt keeps something by it: the state of a
-    ``tpm``.
+    ``boot`` is given where further disks have a place in the boot order. ``firmware`` is None for a BIOS.
+    ``uuid`` is given where libvirt keeps something by it: the state of a ``tpm``.
     """
 
     project: str
@@ -68,6 +97,8 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     disk_readonly: bool
     media: str | None
     seed: str | None
+    further: tuple[DiskDevice, ...]
+    boot: BootOrder | None
     console_log: str
     graphics: bool
     root_ports: int
@@ -91,23 +122,24 @@ def domain_xml(
     disk_readonly: bool = False,
     media: str | None = None,
     seed: str | None = None,
-    graphics: bool = False,
+    further: tuple[DiskDevice, ...] = (),
     hardware: Hardware,
     arch: str = "x86_64",
     nvram: str | None = None,
     secure_boot: bool = False,
     tpm: bool = False,
 ) -> Artefact:
-    """The domain XML of a guest. ``disk``, ``media``, ``seed`` and ``nvram`` are paths in the project."""
+    """The domain XML of a guest. Paths (``disk``, ``further`` and others) are relative to the project."""
 
     def on_host(path: str | None) -> str | None:
         return f"{shared.host_config.project_folder}/{path}" if path else None
 
     platform = platform_of(arch, guest.virt_type)
     variables = on_host(nvram)
-    own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None)
+    own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None) + ports_of(hardware)
     # what other guests have on the root bus, these have in a port
     own_ports += media is not None and platform.cdrom == "scsi"
+    own_ports += sum(each.bus == "virtio" for each in further)
     values = DomainValues(
         project=shared.project_name,
         guest=guest.identity,
@@ -122,19 +154,13 @@ def domain_xml(
         disk_readonly=disk_readonly,
         media=on_host(media),
         seed=on_host(seed),
+        further=tuple(msgspec.structs.replace(each, file=on_host(each.file)) for each in further),
+        boot=boot_order(further),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
-        graphics=graphics,
+        graphics=hardware.graphics != "none",
         root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,
         nics=tuple(
-            Nic(
-                nic.attach,
-                nic.source,
-                nic.target,
-                nic.mac,
-                nic.mtu,
-                checksums=nic.attach == "network" or guest.datapath_type != "netdev",
-                interface_id=nic.interface_id,
-            )
+            Nic.of(nic, checksums=nic.attach == "network" or guest.datapath_type != "netdev")
             for nic in guest.interfaces
         ),
         hardware=hardware,

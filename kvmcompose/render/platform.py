@@ -41,6 +41,11 @@ def domain_uuid(project: str, identity: str) -> str:
     return str(uuid.uuid5(_GUESTS, f"{project}/{identity}"))
 
 
+def cdrom_bus(arch: str) -> str:
+    """Return the bus of a CD-ROM in libvirt's terms."""
+    return "scsi" if arch == "aarch64" else "sata"
+
+
 def platform_of(arch: str, virt_type: str) -> Platform:
     """Return what a domain of an architecture has; ``virt_type`` is ``kvm`` or ``qemu``."""
     emulated = virt_type == "qemu"
@@ -54,7 +59,7 @@ def platform_of(arch: str, virt_type: str) -> Platform:
             gic=3 if emulated else None,
             video="virtio",
             keyboard=True,
-            cdrom="scsi",
+            cdrom=cdrom_bus(arch),
             tpm="tpm-tis",
         )
     return Platform(
@@ -64,6 +69,6 @@ def platform_of(arch: str, virt_type: str) -> Platform:
         gic=None,
         video="vga",
         keyboard=False,
-        cdrom="sata",
+        cdrom=cdrom_bus(arch),
         tpm="tpm-crb",
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.state import GuestState, Interface, Shared
+from kvmcompose.render.cloud_init import PREFIX, CloudInitValues
 
 #: The names by which the seed's renderer knows its files.
 KEY_FILE = "ssh_public_key"
@@ -73,6 +75,7 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context_modes: dict[str, str] = {}
     identity: str | None = None
     domain: str | None = None
+    cloud_init: CloudInitValues | None = None
 
 
 class HasModes(Protocol):
@@ -133,8 +136,10 @@ def seed_iso(
     context_modes: Mapping[str, str],
     setup_scripts: Sequence[str],
     run_scripts: Sequence[str],
+    cloud_init: CloudInitValues | None = None,
+    cloud_init_files: Mapping[str, str] = MappingProxyType({}),
 ) -> Artefact:
-    """The seed of a guest with cloud-init in it."""
+    """The seed of a guest with cloud-init in it. ``cloud_init_files`` are paths by what they are for."""
     # a golden image is off, so that its name is no reason to set it up again
     by_id = guest.id is None or guest.is_golden_image
     values = SeedValues(
@@ -152,6 +157,7 @@ def seed_iso(
         context_modes=dict(context_modes),
         identity=None if by_id else guest.identity,
         domain=None if by_id else guest.domain,
+        cloud_init=cloud_init,
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,
@@ -159,6 +165,7 @@ def seed_iso(
         **({CONTEXT: context} if context is not None else {}),
         **numbered("setup", setup_scripts),
         **numbered("run", run_scripts),
+        **{PREFIX + name: path for name, path in cloud_init_files.items()},
     }
     return Artefact(
         task=f"seed-iso:{guest.name}",

@@ -25,6 +25,7 @@ from kvmcompose.core.environment import parse_environment
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.public_keys import parse_public_keys
 from kvmcompose.render.archive import PackedContext, end, pack_context, packed_files
+from kvmcompose.render.cloud_init import PREFIX, network_config, user_data, vendor_data
 from kvmcompose.render.inputs import Sources
 from kvmcompose.render.seed import ENVIRONMENT_FILE, KEY_FILE, SeedValues
 
@@ -60,16 +61,19 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     keys = sources.files[KEY_FILE]
     known["ssh_authorized_keys"] = public_keys(keys, content.files[KEY_FILE])
     known["environment"] = environment = _variables(values, content, sources)
-    user_data = sources.templates.yaml("user-data.j2", known).encode()
-    network_config = sources.templates.yaml("network-config.j2", known).encode()
+    cloud_init = _cloud_init(values, known, sources)
     context = sources.context or _no_context(sources.epoch)
-    scripts = {name: data for name, data in sources.files.items() if name not in _NOT_CARRIED}
+    scripts = {
+        name: data
+        for name, data in sources.files.items()
+        if name not in _NOT_CARRIED and not name.startswith(PREFIX)
+    }
     pack = _shared_files if sum(map(len, scripts.values())) < _SHARED_LIMIT else _packed_files
     rest = pack(tuple(environment.items()), tuple(scripts.items()), sources.epoch, context.size)
     archive = context.sha256.copy()
     archive.update(rest)
     digest = hashlib.sha256()
-    for part in (user_data, network_config) if values.domain is None else _as_before(known, sources):
+    for part in (cloud_init if values.domain is None else _as_before(values, known, sources)).values():
         digest.update(hashlib.sha256(part).digest())
     digest.update(archive.digest())
     # a new id makes cloud-init apply changed data at the next boot
@@ -80,8 +84,7 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
         _write_iso(
             {
                 "meta-data": (io.BytesIO(meta_data), len(meta_data)),
-                "user-data": (io.BytesIO(user_data), len(user_data)),
-                "network-config": (io.BytesIO(network_config), len(network_config)),
+                **{name: (io.BytesIO(data), len(data)) for name, data in cloud_init.items()},
                 "context.tar": (joined, context.size + len(rest)),
             },
             sources.epoch,
@@ -89,11 +92,24 @@ def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
         )
 
 
-def _as_before(known: Mapping[str, Any], sources: Sources) -> Iterator[bytes]:
-    """Yield user-data and network-config as they would be if the guest still had its first name."""
-    before = {**known, "guest": known["identity"], "hostname": known["domain"]}
-    for name in ("user-data.j2", "network-config.j2"):
-        yield sources.templates.yaml(name, before).encode()
+def _cloud_init(values: SeedValues, known: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
+    """Return what cloud-init reads beside meta-data: ours, and what the user has of it."""
+    ours = sources.templates.yaml("user-data.j2", known)
+    network = sources.templates.yaml("network-config.j2", known).encode()
+    given = values.cloud_init
+    if given is None:
+        return {"user-data": ours.encode(), "network-config": network}
+    vendor = vendor_data(given, sources.files)
+    return {
+        "user-data": user_data(given, sources.files, ours),
+        "network-config": network_config(given, sources.files) or network,
+        **({"vendor-data": vendor} if vendor is not None else {}),
+    }
+
+
+def _as_before(values: SeedValues, known: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
+    """Return the same as it would be if the guest still had its first name."""
+    return _cloud_init(values, {**known, "guest": known["identity"], "hostname": known["domain"]}, sources)
 
 
 class _Joined(io.RawIOBase):

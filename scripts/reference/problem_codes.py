@@ -78,6 +78,12 @@ _CONTAINER = (
         f"    {_DB}\n    docker: {{image: nginx}}\n",
     ),
 )
+
+
+def _with_cloud_init(section: str) -> tuple[str, str]:
+    return _SIMPLE, f"{_SIMPLE}      cloud_init: {section}\n"
+
+
 _TWO = "count: 2, interfaces: [{bridge: br1, clones: [0, 1]}]"
 _DISK = "existing_disk: {path: setup.sh, driver_type: raw, readonly: true}"
 
@@ -125,6 +131,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
             "length: the subnet is derived, or is the `subnet` of a bridge."
         ),
         _yaml((_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5/24}]")),
+    ),
+    "bad-certificate": (
+        "A file of `ca_certs` has no certificate in the format PEM.",
+        Example(
+            yaml=(_with_cloud_init("{ca_certs: [ca.der]}"),),
+            files={"ca.der": "0\n"},
+        ),
     ),
     "bad-environment-file": (
         "A line of an environment file is not of the form NAME=value. The message never shows the line.",
@@ -175,6 +188,16 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml(("name: web", "name: Web Server")),
     ),
     "bad-tag": ("An unsupported tag (`!…`).", _yaml(("name: web", "name: !secret web"))),
+    "bad-user-data": (
+        (
+            "The data of `cloud_init` are of no format that cloud-init knows, or would take the place of "
+            "what kvmcompose has it do."
+        ),
+        Example(
+            yaml=(_with_cloud_init("{user_data: user-data.yaml}"),),
+            files={"user-data.yaml": "runcmd:\n  - echo one\n"},
+        ),
+    ),
     "bad-value": (
         "Not one of the permitted values, or not of the required form.",
         _yaml((_IMAGE, "existing_disk: {path: setup.sh, driver_type: qcow}")),
@@ -188,6 +211,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         Example(
             yaml=(("network:", "expect: [{from: web, to: db, is: denied}]\nnetwork:"),),
             argv=("validate", "--expect"),
+        ),
+    ),
+    "bad-password-hash": (
+        "A `hashed_passwd_file` has no hash of a password. The message never shows what it has.",
+        Example(
+            yaml=(_with_cloud_init("{users: [{name: ada, hashed_passwd_file: ada.hash}]}"),),
+            files={"ada.hash": "correct horse\n"},
         ),
     ),
     "bad-public-key": (
@@ -250,6 +280,12 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "A list names a clone twice, or two entries connect it to the same bridge.",
         _scaled("count: 2, interfaces: [{bridge: br1, clones: [0, 1, 1]}]"),
     ),
+    "doubled-disk": (
+        "Two disks of a guest have the same name.",
+        _yaml(
+            (_SIMPLE, f"{_SIMPLE}      disks: [{{size_gigabytes: 1}}, {{name: disk1, size_gigabytes: 1}}]\n")
+        ),
+    ),
     "duplicate-address": (
         "Two interfaces of connected bridges, or two testbed hosts, have the same address.",
         _yaml(
@@ -272,6 +308,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "duplicate-name": (
         "Two machines, clones, bridges or host interfaces have the same name.",
         _yaml(("name: db", "name: web")),
+    ),
+    "duplicate-path": (
+        "Two `files` of `cloud_init` have the same path.",
+        _yaml(_with_cloud_init("{files: [{path: /etc/a, content: a}, {path: /etc/a, content: b}]}")),
     ),
     "duplicate-variable": (
         "A variable is set both in `environment` and in the environment file.",
@@ -326,8 +366,8 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "needs-cloud-init": (
         (
-            "Scripts, a healthcheck and the conditions `reachable` and `setup_done` need cloud-init, and the "
-            "machine is not a `cloud_image`."
+            "`cloud_init`, scripts, a healthcheck and the conditions `reachable` and `setup_done` need "
+            "cloud-init, and the machine is not a `cloud_image`."
         ),
         _scaled(
             f"{_TWO}, clone_setup: [{{script: setup.sh, clones: [0]}}]", "existing_disk: {path: setup.sh}"
@@ -472,7 +512,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "too-deep": ("Lists and mappings are nested more than 100 levels deep.", None),
     "too-few": ("A list has too few items.", _yaml(("{br0: br1}", "[[br0]]"))),
-    "too-large": ("The file is larger than 64 MiB.", None),
+    "too-large": ("The file is larger than 64 MiB, or one of `cloud_init` than 1 MiB.", None),
     "too-long": ("A text other than a name is too long.", None),
     "too-many": ("A list has too many items.", _yaml(("{br0: br1}", "[[br0, br1, br0]]"))),
     "too-many-keys": (
@@ -530,7 +570,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "unknown-key": (
         "A key is not valid at this place.",
-        _yaml(("cpus: 1", "cpu: 1\n      cpus: 1")),
+        _yaml(("cpus: 1", "cpus: 1\n      vcpus: 2")),
     ),
     "unknown-name": (
         (

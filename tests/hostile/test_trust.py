@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from golden.bench import GOLDEN, Bench, golden_bench, tiny_qcow2
 
-#: All but the one that shows what containers can ask for.
+#: All but those that show what guests can ask for.
 PEACEFUL = sorted(
-    {path.parents[2].name for path in GOLDEN.glob("*/expected/artefacts/*-domain.xml")} - {"containers"}
+    {path.parents[2].name for path in GOLDEN.glob("*/expected/artefacts/*-domain.xml")}
+    - {"containers", "host-devices"}
 )
 
 
@@ -88,9 +89,13 @@ DEVICES = {
     ),
     "pci": (
         '<hostdev mode="subsystem" type="pci"><source><address domain="0" bus="0"/></source></hostdev>',
+        PrivilegeKind.HOST_DEVICE,
+    ),
+    "usb": ('<hostdev mode="subsystem" type="usb"/>', PrivilegeKind.HOST_DEVICE),
+    "rom of a device": (
+        '<hostdev mode="subsystem" type="pci" managed="yes"><rom file="/opt/evil"/></hostdev>',
         PrivilegeKind.DEVICE,
     ),
-    "usb": ('<hostdev mode="subsystem" type="usb"/>', PrivilegeKind.DEVICE),
     "tpm": (
         '<tpm model="tpm-tis"><backend type="passthrough"><device path="/dev/tpm0"/></backend></tpm>',
         PrivilegeKind.DEVICE,
@@ -183,6 +188,7 @@ ROOT = {
         "</devices>",
         '</devices><q:commandline xmlns:q="http://libvirt.org/schemas/domain/qemu/1.0"/>',
     ),
+    "time zone": ('<clock offset="utc"/>', '<clock offset="timezone" timezone="../../shadow"/>'),
     "kernel": ("</os>", "<kernel>/etc/shadow</kernel></os>"),
     "initrd": ("</os>", "<initrd>/etc/shadow</initrd></os>"),
     "dtb": ("</os>", "<dtb>/etc/shadow</dtb></os>"),
@@ -230,6 +236,16 @@ def test_a_device_is_named(one: tuple[Built, str, str], name: str) -> None:
     assert all(each.where.endswith("-domain.xml") and each.why for each in found)
 
 
+def test_devices_of_the_host_are_named_as_in_the_yaml() -> None:
+    project = built(GOLDEN / "host-devices" / "expected")
+    ((guest, xml),) = project.domains()
+    found = project.of(guest, xml)
+    assert {each.kind for each in found} == {PrivilegeKind.HOST_DEVICE}
+    assert [each.what for each in found] == ["PCI device 0000:03:00.0", "USB device 046d:c52b"]
+    hidden = xml.replace("</source>", '</source><source><vendor id="0x1"/></source>', 1)
+    assert "vendor" in project.of(guest, hidden)[0].what
+
+
 @pytest.mark.parametrize("name", ROOT)
 def test_what_else_a_domain_can_say_is_named(one: tuple[Built, str, str], name: str) -> None:
     project, guest, xml = one
@@ -252,6 +268,7 @@ def test_what_else_a_domain_can_say_is_named(one: tuple[Built, str, str], name: 
         ("</devices>", '<controller type="usb" model="qemu-xhci"/></devices>'),
         ("<features>", '<features><hyperv mode="custom"><relaxed state="on"/></hyperv>'),
         ('<clock offset="utc"/>', '<clock offset="utc"><timer name="hpet" present="no"/></clock>'),
+        ('<clock offset="utc"/>', '<clock offset="timezone" timezone="Etc/GMT+1"/>'),
         ('discard="unmap"', 'discard="unmap" cache="none" io="native"'),
         ("<on_crash>", "<!-- mine -->\n<on_crash>"),
     ],

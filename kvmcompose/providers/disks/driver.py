@@ -167,19 +167,21 @@ class HostDisks:
         content = await self._bytes(path, table.offset, table.length) if table.length else b""
         return len(content) == table.length and not any(content)
 
-    async def reset_overlay(self, path: Path) -> None:
+    async def reset_overlay(self, path: Path, *, blank: bool = False) -> None:
         head = await self._bytes(path, 0, qcow2.HEAD_BYTES)
         try:
             header = qcow2.parse_header(head)
         except (ValueError, KvmComposeError) as error:
             raise DriverError(f"{path} is not a valid qcow2 image: {error}") from error
-        if header is None or header.backing_file is None:
+        if header is None or (header.backing_file is None and not blank):
             raise DriverError(
                 f"{path} is not an overlay: its content exists nowhere else",
                 hint="kvm-compose generate --provision rebuilds the disk",
             )
         staged = path.with_name(f".kvm-compose-staged-{uuid.uuid4().hex}")
-        backing = ["-b", header.backing_file, "-F", header.backing_format or "qcow2"]
+        backing = (
+            ["-b", header.backing_file, "-F", header.backing_format or "qcow2"] if header.backing_file else []
+        )
         create = ["qemu-img", "create", "-q", "-f", "qcow2", *backing, "--", str(staged)]
         try:
             await self._runner.run([*create, str(header.virtual_size)])

@@ -49,7 +49,7 @@ class FakeDisks:
             raise DriverError(f"cannot read {path}: too many levels of symbolic links")  # what is shared
         return not self._disk(path).written
 
-    async def reset_overlay(self, path: Path) -> None:
+    async def reset_overlay(self, path: Path, *, blank: bool = False) -> None:  # noqa: ARG002
         await self._host.call("reset_overlay", path.name)
         old = self._disk(path)
         new = FakeDisk(

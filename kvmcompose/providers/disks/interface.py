@@ -28,8 +28,11 @@ class Disks(Protocol):
     async def pristine(self, path: Path) -> bool:
         """Return whether an overlay has no allocated clusters: its guest has never written to it."""
 
-    async def reset_overlay(self, path: Path) -> None:
-        """Replace an overlay by an empty one of the same size and backing file: all data is lost."""
+    async def reset_overlay(self, path: Path, *, blank: bool = False) -> None:
+        """Replace an overlay by an empty one of the same size and backing file: all data is lost.
+
+        ``blank``: it may be a disk without a backing file, which was empty when it was made.
+        """
 
     async def replace(self, path: Path, staged: Path) -> None:
         """Put another file, from the same file system, in the place of a disk, with its owner and mode."""

@@ -18,6 +18,9 @@ from kvmcompose.providers.libvirt.connection import unless_so_already, words
 _LIVE, _CONFIG = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE
 _KIB_PER_MIB = 1024
+#: What changes of a NIC while its domain runs.
+_ALIVE = ("link", "vlan", "bandwidth")
+_NO_LIMITS = {"inbound.average": 0, "outbound.average": 0}
 _NO_PORT = "No more available PCI slots"
 
 
@@ -82,6 +85,31 @@ def attach_nic(domain: Any, *, xml: str) -> None:
     with definition_record.own_change(domain):
         if domain.isPersistent() and _nic(domain, mac, _INACTIVE) is None:
             domain.attachDeviceFlags(xml, _CONFIG)
+
+
+def set_nic(domain: Any, *, xml: str) -> None:
+    """Set the link state, VLAN and limits of throughput of a NIC of a running domain.
+
+    The definition is set by others. Limits are always set: libvirt does not see what Open vSwitch has lost.
+    """
+    _refuse_off(domain, "change a NIC of")
+    wanted = xmls.parse(xml, "interface")
+    there = _nic(domain, xmls.nic_mac(xml), 0)
+    if there is None:
+        raise DriverError(f"the domain {domain.name()} has no NIC {xmls.nic_mac(xml)}")
+    nic = xmls.parse(there, "interface")
+    before = {tag: nic.find(tag) for tag in _ALIVE}
+    for tag, known in before.items():
+        if known is not None:
+            nic.remove(known)
+        given = wanted.find(tag)
+        if given is not None:
+            nic.append(given)
+    domain.updateDeviceFlags(ET.tostring(nic, encoding="unicode"), _LIVE)
+    limits = xmls.limits(wanted)
+    if limits or before["bandwidth"] is not None:
+        tap = nic.find("target")
+        domain.setInterfaceParameters("" if tap is None else tap.get("dev", ""), limits or _NO_LIMITS, _LIVE)
 
 
 def ask_to_detach_nic(domain: Any, *, mac: str) -> bool:

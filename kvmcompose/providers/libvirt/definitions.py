@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 
+from kvmcompose.core.nic import Bandwidth, Rate, Trunk, Vlan
 from kvmcompose.core.xml_parts import parse_xml
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.interface import Capabilities, DomainNic, TpmHolder
@@ -154,13 +155,22 @@ def capabilities(xml: str) -> Capabilities:
     """Parse what libvirt says of an emulator (libvirt, "Domain capabilities XML format")."""
     root = parse(xml, "domainCapabilities")
 
-    def has(path: str, name: str, value: str) -> bool:
-        return value in [each.text for each in root.iterfind(f"{path}/enum[@name='{name}']/value")]
+    def values(path: str, name: str) -> frozenset[str]:
+        return frozenset(each.text or "" for each in root.iterfind(f"{path}/enum[@name='{name}']/value"))
 
+    backends = root.find("devices/hostdev/enum[@name='pciBackend']")
     return Capabilities(
-        uefi=has("os", "firmware", "efi"),
-        secure_boot=has("os/loader", "secure", "yes"),
-        tpm=has("devices/tpm", "backendModel", "emulator"),
+        uefi="efi" in values("os", "firmware"),
+        secure_boot="yes" in values("os/loader", "secure"),
+        tpm="emulator" in values("devices/tpm", "backendModel"),
+        cpu_modes=frozenset(each.get("name", "") for each in root.iterfind("cpu/mode[@supported='yes']")),
+        cpu_models={
+            each.text or "": each.get("usable") != "no"
+            for each in root.iterfind("cpu/mode[@name='custom']/model")
+        },
+        graphics=values("devices/graphics", "type"),
+        videos=values("devices/video", "modelType"),
+        pci=backends is None or len(backends) > 0,
     )
 
 
@@ -268,7 +278,46 @@ def nics(root: ET.Element) -> Iterator[DomainNic]:
             if source is None
             else next((source.get(key, "") for key in _SOURCES if key in source.attrib), ""),
             interface_id="" if port is None else port.get("interfaceid", ""),
+            link="down" if nic.find("link[@state='down']") is not None else "up",
+            bandwidth=_bandwidth(nic),
         )
+
+
+def nic_vlan(nic: ET.Element) -> Vlan:
+    """Return the VLAN of an <interface>."""
+    tags = [(int(tag.get("id", 0)), tag.get("nativeMode")) for tag in nic.iterfind("vlan/tag")]
+    if nic.find("vlan[@trunk='yes']") is None:
+        return tags[0][0] if tags else None
+    native = next((number for number, mode in tags if mode is not None), None)
+    return Trunk(tuple(number for number, _ in tags if number != native), native)
+
+
+def _bandwidth(nic: ET.Element) -> Bandwidth | None:
+    ways = {way: nic.find(f"bandwidth/{way}") for way in Bandwidth.__struct_fields__}
+    rates = {way: rate for way, each in ways.items() if each is not None and (rate := _rate(each))}
+    return Bandwidth(**rates) if rates else None
+
+
+def _rate(element: ET.Element) -> Rate | None:
+    """Return a limit; None for one with nothing but a guaranteed ``floor``. A 0 is no limit."""
+    average, peak, burst = (int(element.get(key) or 0) for key in ("average", "peak", "burst"))
+    return Rate(average, peak or None, burst or None) if average else None
+
+
+def limits(nic: ET.Element) -> dict[str, int]:
+    """Return the limits of throughput of an <interface> by the names that libvirt gives them in parameters.
+
+    With any limit, what is not limited is 0.
+    """
+    bandwidth = _bandwidth(nic)
+    if bandwidth is None:
+        return {}
+    found: dict[str, int] = {}
+    for way in Bandwidth.__struct_fields__:
+        rate = getattr(bandwidth, way)
+        keys = Rate.__struct_fields__ if rate is not None else ("average",)
+        found |= {f"{way}.{key}": getattr(rate, key, None) or 0 for key in keys}
+    return found
 
 
 def nic_mac(xml: str) -> str:

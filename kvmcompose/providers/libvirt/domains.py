@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import libvirt
+import msgspec
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definition_record, networks
@@ -65,6 +66,8 @@ _REASONS = {
     },
     libvirt.VIR_DOMAIN_CRASHED: {libvirt.VIR_DOMAIN_CRASHED_PANICKED: "panicked"},
 }
+#: As many NUMA nodes as hosts can have.
+_MOST_CELLS = 1024
 _FORGET_ALL = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -80,7 +83,20 @@ def capabilities(connection: Any, *, need: DomainNeed) -> Capabilities:
         if error.get_error_code() in (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_INVALID_ARG):
             return Capabilities(reason=error.get_error_message())
         raise
-    return xmls.capabilities(text)
+    found = xmls.capabilities(text)
+    size = need.hardware.hugepages_kib
+    return msgspec.structs.replace(found, free_pages=_free_pages(connection, size)) if size else found
+
+
+def _free_pages(connection: Any, kib: int) -> int | None:
+    """Return how many huge pages of a size are free on all NUMA nodes of the host; None for another size."""
+    try:
+        cells: dict[int, dict[int, int]] = connection.getFreePages([kib], 0, _MOST_CELLS)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED:
+            return None
+        raise
+    return sum(sizes.get(kib, 0) for sizes in cells.values())
 
 
 def foreign(

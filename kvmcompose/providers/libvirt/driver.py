@@ -197,6 +197,9 @@ class Libvirt:
         await self._on_domain(f"attach a NIC to the domain {name}", name, alive.attach_nic, xml=xml)
         await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
 
+    async def set_nic(self, name: str, xml: str) -> None:
+        await self._on_domain(f"change a NIC of the domain {name}", name, alive.set_nic, xml=xml)
+
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         doing = f"detach the NIC {mac} of the domain {name}"
         deadline = time.monotonic() + seconds

@@ -20,8 +20,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
-from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nics
-from kvmcompose.providers.libvirt.fake_agent import FakeAgents, Inside
+from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nic_vlan, nics
+from kvmcompose.providers.libvirt.fake_agent import fake_answer
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
@@ -41,6 +41,8 @@ from kvmcompose.providers.libvirt.interface import (
 #: The digest of the seed, in what a domain was made from.
 _SEED = re.compile(r'"seed":"(\w+)"')
 _CPUS, _MEMORY_MB = 64, 1 << 20
+#: Its free huge pages, of each size.
+_FREE_PAGES = 1024
 _MIB = 1 << 20
 _OPENVSWITCH = "virtualport[@type='openvswitch']"
 _GUEST = "{urn:kvmcompose:guest:1}guest"
@@ -86,7 +88,14 @@ def _nic(xml: ET.Element) -> FakeNic:
     parameters = xml.find("virtualport/parameters")
     interface_id = None if parameters is None else parameters.get("interfaceid")
     return FakeNic(
-        nic.target, nic.source, nic.mac, network=xml.find(_OPENVSWITCH) is None, interface_id=interface_id
+        nic.target,
+        nic.source,
+        nic.mac,
+        network=xml.find(_OPENVSWITCH) is None,
+        interface_id=interface_id,
+        link=nic.link,
+        bandwidth=nic.bandwidth,
+        vlan=nic_vlan(xml),
     )
 
 
@@ -122,11 +131,9 @@ def _measured(name: str, domain: FakeDomain, now: float) -> Measured:
 class FakeHypervisor(FakeNetworks):
     """See ``Hypervisor``."""
 
-    def __init__(self, host: SimulatedHost, uri: str, inside: Inside) -> None:
-        """``inside`` runs a command in a domain, as its guest agent does."""
+    def __init__(self, host: SimulatedHost, uri: str) -> None:
         super().__init__(host)
         self.uri = uri
-        self._agents = FakeAgents(inside)
         self._consoles = FakeConsoles()
 
     async def facts(self) -> HypervisorFacts:
@@ -184,6 +191,8 @@ class FakeHypervisor(FakeNetworks):
                         target=nic.tap,
                         source=nic.bridge,
                         interface_id="" if nic.network else nic.interface_id or interface_id(nic.mac),
+                        link=nic.link,
+                        bandwidth=nic.bandwidth,
                     )
                     for nic in domain.hardware.nics
                 ),
@@ -325,6 +334,21 @@ class FakeHypervisor(FakeNetworks):
                 hardware.nics.append(nic)
         self._host.keep(("domains", name), *ports)
 
+    async def set_nic(self, name: str, xml: str) -> None:
+        await self._host.call("set_nic", name)
+        domain = self._running(name, "change a NIC of")
+        wanted = _nic(ET.fromstring(xml))  # noqa: S314 (see above)
+        if all(each.mac != wanted.mac for each in domain.hardware.nics):
+            raise DriverError(f"the domain {name} has no NIC {wanted.mac}")
+        domain.hardware.nics = [
+            msgspec.structs.replace(each, link=wanted.link, bandwidth=wanted.bandwidth, vlan=wanted.vlan)
+            if each.mac == wanted.mac
+            else each
+            for each in domain.hardware.nics
+        ]
+        places = self._world.limit(wanted)
+        self._host.keep(("domains", name), *places)
+
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         await self._host.call("detach_nic", name)
         domain = self._domain(name)
@@ -353,7 +377,7 @@ class FakeHypervisor(FakeNetworks):
     ) -> Any:
         await self._host.call("ask_agent", f"{name}:{command.execute}")
         domain = self._running(name, "ask the guest agent of")
-        return await self._agents.answer(name, domain, command)
+        return fake_answer(name, domain, command)
 
     async def wait_agent(self, name: str, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
         await self._host.call("wait_agent", name)
@@ -420,7 +444,12 @@ class FakeHypervisor(FakeNetworks):
 
     async def capabilities(self, need: DomainNeed) -> Capabilities:
         await self._host.call("capabilities", need.arch)
-        return Capabilities(uefi=True, secure_boot=need.arch == "x86_64", tpm=True)
+        return Capabilities(
+            uefi=True,
+            secure_boot=need.arch == "x86_64",
+            tpm=True,
+            free_pages=_FREE_PAGES,
+        )
 
     async def forget_tpm(self, holder: TpmHolder) -> None:
         await self._host.call("forget_tpm", holder.name)

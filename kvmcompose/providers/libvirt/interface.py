@@ -13,7 +13,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from kvmcompose.core.deployable import HardwareNeed
 from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Instance, InstanceEvent
+from kvmcompose.core.nic import Bandwidth
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 
 
@@ -31,12 +33,15 @@ class DomainNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A NIC of a domain: its MAC address in lower case, its tap, and the bridge or network it is in.
 
     ``interface_id`` is the ID that libvirt gives its port in Open vSwitch (``external_ids:iface-id``).
+    ``link`` is ``up`` or ``down``.
     """
 
     mac: str
     target: str
     source: str
     interface_id: str = ""
+    link: str = "up"
+    bandwidth: Bandwidth | None = None
 
 
 class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -86,18 +91,31 @@ class DomainNeed(msgspec.Struct, frozen=True, kw_only=True, order=True):
     arch: str
     machine: str
     virt_type: str
-    uefi: bool
-    secure_boot: bool
-    tpm: bool
+    uefi: bool = False
+    secure_boot: bool = False
+    tpm: bool = False
+    hardware: HardwareNeed = HardwareNeed()
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host has of what a domain needs. ``reason`` says why its guest cannot run there at all."""
+    """What a host has of what a domain needs. ``reason`` says why its guest cannot run there at all.
+
+    ``cpu_modes``, ``graphics`` and ``videos`` are empty where an old libvirt does not tell. ``cpu_models``
+    are those that it knows, with whether they can be used. ``free_pages`` is the number of huge pages of the
+    wanted size that nothing uses, None where the host does not support that size. ``pci``: guests can have
+    PCI devices.
+    """
 
     reason: str = ""
     uefi: bool = False
     secure_boot: bool = False
     tpm: bool = False
+    cpu_modes: frozenset[str] = frozenset()
+    cpu_models: Mapping[str, bool] = {}
+    graphics: frozenset[str] = frozenset()
+    videos: frozenset[str] = frozenset()
+    free_pages: int | None = None
+    pci: bool = True
 
 
 class TpmHolder(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,6 +239,9 @@ class Hypervisor(Protocol):
 
     async def attach_nic(self, name: str, xml: str) -> None:
         """Plug a NIC (an <interface>) into a running domain. Raises DriverError without a free PCIe port."""
+
+    async def set_nic(self, name: str, xml: str) -> None:
+        """Give a NIC of a running domain the link state, VLAN and limits of throughput of an <interface>."""
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         """Unplug the NIC with this MAC address; return whether the guest let go of it within ``seconds``."""

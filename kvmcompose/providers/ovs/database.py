@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.nic import Trunk, Vlan
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovs.interface import FoundBridge, FoundPort, normal_protocol
 
@@ -28,8 +29,8 @@ _Rows = list[dict[str, Any]]
 LIST_ALL = (
     "--format=json",
     "--", "--columns=name,external_ids,datapath_type,fail_mode,protocols,controller,ports", "list", "Bridge",
-    "--", "--columns=_uuid,name,interfaces,external_ids", "list", "Port",
-    "--", "--columns=_uuid,type,options,external_ids,error", "list", "Interface",
+    "--", "--columns=_uuid,name,interfaces,external_ids,tag,trunks,qos", "list", "Port",
+    "--", "--columns=_uuid,type,options,external_ids,error,ingress_policing_rate", "list", "Interface",
     "--", "--columns=_uuid,target", "list", "Controller",
 )  # fmt: skip
 
@@ -124,7 +125,21 @@ def _port(port: dict[str, Any], interface: dict[str, Any], project: str | None) 
         interface_id=noted.get(ID_KEY),
         marked=project is not None and _map(port["external_ids"]).get(PROJECT_KEY) == project,
         error=next(iter(_values(interface.get("error", ["set", []]))), None),
+        vlan=_vlan(port),
+        shaped=bool(uuids(port.get("qos", ["set", []]))),
+        policed=bool(interface.get("ingress_policing_rate")),
     )
+
+
+def _vlan(port: dict[str, Any]) -> Vlan:
+    tag: int | None = next(iter(_numbers(port.get("tag", ["set", []]))), None)
+    trunk = tuple(_numbers(port.get("trunks", ["set", []])))
+    return Trunk(tuple(each for each in trunk if each != tag), tag) if trunk else tag
+
+
+def _numbers(value: Any) -> list[int]:
+    """Return numbers; a column holds one by itself, none or several as a set."""
+    return [value] if isinstance(value, int) else value[1]
 
 
 def uuids(value: Any) -> list[str]:

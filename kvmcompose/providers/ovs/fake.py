@@ -77,6 +77,7 @@ class FakeSwitches:
             bridge = bridges.get(guest.bridge) or self._bridges("")[guest.bridge]
             port = bridge.ports.setdefault(guest.name, port)
             port.mac, port.interface_id = guest.mac, guest.interface_id or port.interface_id
+            port.vlan = port.vlan if guest.integration else guest.vlan
         for name in set(change.removed_bridges) - {bridge.name for bridge in change.bridges}:
             bridges.pop(name, None)
         if not bridges:
@@ -174,4 +175,7 @@ def _found_port(name: str, port: FakePort) -> FoundPort:
         mac=port.mac,
         interface_id=port.interface_id,
         marked=port.marked,
+        vlan=port.vlan,
+        shaped=port.shaped,
+        policed=port.policed,
     )

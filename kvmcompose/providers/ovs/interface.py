@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
+from kvmcompose.core.nic import Vlan
 
 #: The ``Interface.type`` of tunnels.
 GENEVE = "geneve"
@@ -31,7 +32,8 @@ class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
 
     ``interface_id`` and ``vm_id`` are the UUIDs of the NIC and of its domain in libvirt, "" where unknown.
     With ``integration`` the bridge is OVN's, which is no project's, and ``interface_id`` the logical port; a
-    port that is created there is marked as the project's, which may remove it.
+    port that is created there is marked as the project's, which may remove it. ``vlan`` is that of a port on
+    another bridge.
     """
 
     bridge: str
@@ -40,6 +42,7 @@ class GuestPort(msgspec.Struct, frozen=True, kw_only=True):
     interface_id: str = ""
     vm_id: str = ""
     integration: bool = False
+    vlan: Vlan = None
 
 
 class SwitchChange(SwitchPlan, frozen=True, kw_only=True):
@@ -62,7 +65,8 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``type`` is empty for an interface of the host: an end of a veth pair, a NIC, the tap of a guest. ``mac``
     is the guest's and ``interface_id`` its NIC's, written there by libvirt. ``marked`` is whether it was
     created for the project by kvm-compose; a guest's port is not. ``error`` is why the switch could not set
-    it up.
+    it up. ``shaped`` is whether it limits the throughput of what is sent through it, ``policed`` of what
+    arrives.
     """
 
     name: str
@@ -72,6 +76,9 @@ class FoundPort(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     interface_id: str | None = None
     marked: bool = False
     error: str | None = None
+    vlan: Vlan = None
+    shaped: bool = False
+    policed: bool = False
 
 
 class FoundBridge(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.names import first_few
+from kvmcompose.core.nic import Trunk, normal_vlan
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.ovs.database import ID_KEY, MAC_KEY, PROJECT_KEY, Database, PortRow
 from kvmcompose.providers.ovs.interface import (
@@ -215,6 +216,7 @@ def _settings(change: SwitchChange, ports: dict[str, PortRow]) -> Iterator[str]:
             yield from ("--", "set", "interface", tunnel.name, f"type={GENEVE}", options)
     for guest in change.guests:
         yield from _of_guest(guest, ports.get(guest.name))
+        yield from _vlan(guest, ports.get(guest.name))
 
 
 def _of_guest(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
@@ -229,6 +231,21 @@ def _of_guest(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
         f'external_ids:{MAC_KEY}="{mac}"', "external_ids:iface-status=active",
         *(f'external_ids:{key}="{_checked(_UUID, each, "UUID")}"' for key, each in ids.items() if each),
     )  # fmt: skip
+
+
+def _vlan(guest: GuestPort, row: PortRow | None) -> Iterator[str]:
+    """Set what libvirt sets for a <vlan> (virNetDevOpenvswitchConstructVlans)."""
+    there = row.port.vlan if row is not None else None
+    if guest.integration or normal_vlan(guest.vlan) == normal_vlan(there):
+        return
+    if isinstance(guest.vlan, Trunk):
+        native, of = guest.vlan.native, guest.vlan.trunk
+        trunks = ",".join(str(int(each)) for each in (native, *of) if each is not None)
+        columns = [f"trunks={trunks}", f"tag={'[]' if native is None else int(native)}"]
+        columns.append(f"vlan_mode={'trunk' if native is None else 'native-untagged'}")
+    else:
+        columns = ["trunks=[]", f"tag={'[]' if guest.vlan is None else int(guest.vlan)}", "vlan_mode=[]"]
+    yield from ("--", "set", "port", guest.name, *columns)
 
 
 def _del_port(name: str) -> tuple[str, ...]:

@@ -140,7 +140,8 @@ class GoldenImages:
             if nvram is not None and disk.match(nvram):
                 continue  # with a new disk, it begins with new variables
             if not await host.disks.pristine(disk):
-                await host.disks.reset_overlay(disk)
+                # copies of images are refused for golden images, so one without a backing file was empty
+                await host.disks.reset_overlay(disk, blank=True)
 
     async def _switch_off(self, domain: str, host: HostDrivers) -> None:
         """Unless it has become another project's since hosts were looked at."""

@@ -54,7 +54,13 @@ class CaseFiles(AnyFiles):
     """The same, with the folders of a golden case: digests of what images are built from are in the state."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(contents={path.name: path.read_bytes() for path in folder.glob("*.env")})
+        super().__init__(
+            contents={
+                str(path.relative_to(folder)): path.read_bytes()
+                for path in folder.rglob("*")
+                if path.is_file() and "expected" not in path.parts
+            }
+        )
         self.folder = folder
         self.there = FolderFiles(folder, StatCache())
 

@@ -12,15 +12,16 @@ from kvmcompose.effects.keys import default_keys
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.server.orchestrator.resources import _platform_checks
+from kvmcompose.server.orchestrator.resources import _hardware_checks, _platform_checks
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 
 
-async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:  # noqa: ARG001
+async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:
     """Return what is in the way, and warn of what may be."""
     return [
         *await work.on_hosts(lambda host: _check_names(work, host)),
         *await work.on_hosts(lambda host: _platform_checks.check(work, host)),
+        *await work.on_hosts(lambda host: _hardware_checks.check(work, host, changes)),
         *_check_reach(work),
         *await _check_key(work),
         *_check_disks(work),

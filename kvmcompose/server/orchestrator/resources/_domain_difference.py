@@ -11,6 +11,7 @@ import msgspec
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
 from kvmcompose.server.orchestrator.resources._domain_spec import ASLEEP, OFF, DomainDetail, DomainSpec
 from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, worded
+from kvmcompose.server.orchestrator.resources._nic_difference import nic_differences
 
 #: Keys of a guest that only scripts in it see.
 _SETUP = re.compile(
@@ -26,18 +27,21 @@ _SIZE = re.compile(r"\.(memory_mb|cpus)$")
 #: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.
 _PORT = frozenset({"bridge", "source"})
 _AT_START = frozenset({"ip", "prefix_length", "gateway", "mtu"})
+#: What changes of an interface while its guest runs, and what others carry out.
+_ALIVE = frozenset({"link", "bandwidth", "vlan", "port_security"})
 
 
 class LiveChange(msgspec.Struct, frozen=True, kw_only=True):
     """What changes of a domain while it runs. NICs are named by their MAC addresses.
 
-    ``edits`` and ``repairs`` are the reasons. ``place``: NICs whose port moves or comes back. ``memory_mb``
-    is in MiB.
+    ``edits`` and ``repairs`` are the reasons. ``place``: NICs whose port moves, comes back or has another
+    VLAN. ``set``: NICs with another link state, VLAN or limit of throughput. ``memory_mb`` is in MiB.
     """
 
     edits: tuple[Reason, ...] = ()
     repairs: tuple[Reason, ...] = ()
     place: tuple[str, ...] = ()
+    set: tuple[str, ...] = ()
     attach: tuple[str, ...] = ()
     detach: tuple[str, ...] = ()
     memory_mb: int | None = None
@@ -155,6 +159,8 @@ def _of_nics(made: DomainSpec, spec: DomainSpec, *, same_frame: bool) -> Judgeme
         keys = (
             {key for key in nic.keys() | known.keys() if known.get(key) != nic.get(key)} if known else set()
         )
+        if same_frame:
+            keys -= _ALIVE
         if not keys or (keys <= _PORT and same_frame):
             continue
         wait = keys <= {"mtu"} | _PORT or (keys <= _PORT | _AT_START and (made.waiting or keys & _PORT))
@@ -198,27 +204,16 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     """
     if made is None:
         return LiveChange()
-    edits: list[Reason] = []
-    repairs: list[Reason] = []
-    place: list[str] = []
     same = made.guest == spec.guest
     after = nics(spec)
     before = after if same else nics(made)
-    for mac, nic in after.items():
-        known, tap = before.get(mac), detail.taps.get(mac)
-        if tap is None or nic["attach"] not in ("ovs", "ovn"):
-            continue
-        there = detail.bridges.get(tap) == nic["source"]
-        if not there or tap in detail.nameless:
-            place.append(mac)
-        if known is not None and known["source"] != nic["source"]:
-            edits.append(Reason(ReasonCode.CHANGED, "bridge", known["bridge"], nic["bridge"]))
-        elif not there:
-            repairs.append(Reason(ReasonCode.MISSING, f"its port on the bridge {nic['bridge']}"))
-        elif tap in detail.nameless:
-            repairs.append(Reason(ReasonCode.MISSING, f"iface-id of its port on the bridge {nic['bridge']}"))
-        if tap in detail.answering:
-            repairs.append(Reason(ReasonCode.MISSING, f"arp_ignore of its interface on {nic['bridge']}"))
+    changes = {
+        mac: _of_nic(number, before.get(mac), nic, detail)
+        for number, (mac, nic) in enumerate(after.items())
+        if mac in detail.taps and nic["attach"] in ("ovs", "ovn")
+    }
+    edits = [reason for each in changes.values() for reason in each.edits]
+    repairs = [reason for each in changes.values() for reason in each.repairs]
     plugged, missing = _plugged(before, after, detail)
     edits += plugged
     repairs += missing
@@ -226,16 +221,56 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
         repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
     keys = () if same else ("memory_mb", "cpus")
     sizes = {key: (_size(made, key), _size(spec, key)) for key in keys}
-    changed = {key: after for key, (was, after) in sizes.items() if was != after and after is not None}
+    changed = {key: size for key, (was, size) in sizes.items() if was != size and size is not None}
     edits += [Reason(ReasonCode.CHANGED, key, str(sizes[key][0]), str(size)) for key, size in changed.items()]
     return LiveChange(
         edits=tuple(edits),
         repairs=tuple(repairs),
-        place=tuple(place),
+        place=tuple(mac for mac, each in changes.items() if each.place),
+        set=tuple(mac for mac, each in changes.items() if each.set),
         attach=tuple(mac for mac in after if mac not in detail.taps),
         detach=tuple(mac for mac in detail.taps if mac not in after),
         memory_mb=changed.get("memory_mb"),
         cpus=changed.get("cpus"),
+    )
+
+
+class _NicChange(msgspec.Struct, frozen=True):
+    """What changes of one NIC. ``place`` and ``set``: whether it is one of those of ``LiveChange``."""
+
+    edits: tuple[Reason, ...]
+    repairs: tuple[Reason, ...]
+    place: bool
+    set: bool
+
+
+def _of_nic(
+    number: int, known: Mapping[str, Any] | None, nic: Mapping[str, Any], detail: DomainDetail
+) -> _NicChange:
+    """Return what changes of a NIC that is plugged in, and of its port."""
+    mac = str(nic["mac"]).lower()
+    tap = detail.taps[mac]
+    edits: list[Reason] = []
+    repairs: list[Reason] = []
+    there = detail.bridges.get(tap) == nic["source"]
+    if known is not None and known["source"] != nic["source"]:
+        edits.append(Reason(ReasonCode.CHANGED, "bridge", known["bridge"], nic["bridge"]))
+    elif not there:
+        repairs.append(Reason(ReasonCode.MISSING, f"its port on the bridge {nic['bridge']}"))
+    elif tap in detail.nameless:
+        repairs.append(Reason(ReasonCode.MISSING, f"iface-id of its port on the bridge {nic['bridge']}"))
+    differences = [*nic_differences(number, mac, known, nic, detail)]
+    edits += [each.reason for each in differences if each.edit]
+    repairs += [each.reason for each in differences if not each.edit]
+    if tap in detail.answering:
+        repairs.append(Reason(ReasonCode.MISSING, f"arp_ignore of its interface on {nic['bridge']}"))
+    # a port that comes back has no limits
+    lost = tap not in detail.bridges and "bandwidth" in nic
+    return _NicChange(
+        edits=tuple(edits),
+        repairs=tuple(repairs),
+        place=not there or tap in detail.nameless or any(each.at_port for each in differences),
+        set=lost or any(each.edit or not each.at_port for each in differences),
     )
 
 

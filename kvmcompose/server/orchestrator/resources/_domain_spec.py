@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from kvmcompose.core.nic import Bandwidth, Vlan
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.definitions import parse
@@ -59,6 +60,8 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of.
     ``interface_ids`` are the IDs that libvirt gave the ports, by MAC address, ``nameless`` the taps whose
     port has another, or none. ``answering``: taps at which the host answers ARP requests.
+    ``links`` and ``bandwidths`` are those of the NICs by MAC address, ``vlans`` those of the ports by tap.
+    ``shaped`` and ``policed``: taps whose ports limit what the guest receives, or sends.
     ``disks`` are the targets of its disks. ``edited``: its definition was changed by other means than ours.
     ``stamped`` is whether it bears what it was made from.
     """
@@ -71,6 +74,11 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     interface_ids: Mapping[str, str] = {}
     nameless: tuple[str, ...] = ()
     answering: tuple[str, ...] = ()
+    links: Mapping[str, str] = {}
+    bandwidths: Mapping[str, Bandwidth | None] = {}
+    vlans: Mapping[str, Vlan] = {}
+    shaped: tuple[str, ...] = ()
+    policed: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     edited: bool = False
     stamped: bool = True

@@ -11,13 +11,15 @@ import msgspec
 from kvmcompose.core.environment import value_digest
 from kvmcompose.core.resource import Reason, ReasonCode
 
+#: Of these only names are in plans.
+_SECRET = (".environment", ".cloud_init.values", ".cloud_init.digests")
 #: Of a list with more characters than this, a plan has the length only.
 _LONGEST_LIST = 60
 
 
 def changes_of(before: Any, after: Any, path: str = "") -> Iterator[Reason]:
     """Yield what differs in two guests of ``state.json``, by path; of an environment the names."""
-    if path.endswith(".environment") and not (before is None and after is None):
+    if path.endswith(_SECRET) and not (before is None and after is None):
         yield from _of_environment(before or {}, after or {}, path)
     elif isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
@@ -71,7 +73,9 @@ def _shown(value: Any) -> str | None:
 
 
 #: Parts of a path in the state that the YAML does not have, or that say nothing.
-_INTERNAL = re.compile(r"^(libvirt|clone|docker)\.|libvirt_type\.(cloud_image\.)?")
+_INTERNAL = re.compile(
+    r"^(libvirt|clone|docker)\.|libvirt_type\.(cloud_image\.)?|(?<=cloud_init\.)(values|digests|paths)\."
+)
 
 
 def worded(reasons: list[Reason]) -> list[Reason]:

@@ -14,7 +14,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import ObservedDomain
-from kvmcompose.providers.ovs.interface import GuestPort, SwitchChange
+from kvmcompose.providers.ovs.interface import FoundPort, GuestPort, SwitchChange
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
@@ -99,7 +99,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     if not domains:
         return ()
     ports = {
-        port.name: (bridge.name, port.interface_id)
+        port.name: (bridge.name, port)
         for bridge in (await view.switches(host)).values()
         for port in bridge.ports
     }
@@ -115,7 +115,7 @@ def _described(
     view: View,
     host: str,
     domains: Mapping[str, ObservedDomain],
-    ports: Mapping[str, tuple[str, str | None]],
+    ports: Mapping[str, tuple[str, FoundPort]],
     answering: Collection[str],
 ) -> list[Found]:
     found = []
@@ -132,8 +132,15 @@ def _described(
             nameless=tuple(
                 nic.target
                 for nic in domain.nics
-                if nic.interface_id and nic.target in ports and ports[nic.target][1] != nic.interface_id
+                if nic.interface_id
+                and nic.target in ports
+                and ports[nic.target][1].interface_id != nic.interface_id
             ),
+            links={nic.mac: nic.link for nic in domain.nics},
+            bandwidths={nic.mac: nic.bandwidth for nic in domain.nics},
+            vlans={tap: ports[tap][1].vlan for tap in taps.values() if tap in ports},
+            shaped=tuple(tap for tap in taps.values() if tap in ports and ports[tap][1].shaped),
+            policed=tuple(tap for tap in taps.values() if tap in ports and ports[tap][1].policed),
             answering=tuple(tap for tap in taps.values() if tap in answering),
             disks=domain.disks,
             edited=domain.edited,
@@ -237,6 +244,8 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
                 hint=f"kvm-compose restart {guest.name}",
             )
         step.say(f"interface {mac} is detached")
+    for mac in changes.set:
+        await shielded(host.hypervisor.set_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
     for mac in changes.attach:
         await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
         step.say(f"interface {mac} is attached; it is configured at the latest when the guest starts again")
@@ -270,6 +279,7 @@ async def _place(
             interface_id=detail.interface_ids.get(nic.mac.lower(), ""),
             vm_id=detail.uuid,
             integration=nic.attach == "ovn",
+            vlan=nic.vlan,
         )
         for nic in guest.state.interfaces
         if nic.mac.lower() in macs

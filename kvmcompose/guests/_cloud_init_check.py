@@ -1,0 +1,222 @@
+"""What is wrong with a ``cloud_init`` section that its schema cannot say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from kvmcompose.core.errors import Complaint, Location, Severity
+from kvmcompose.core.model import Machine
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.public_keys import parse_public_keys
+from kvmcompose.guests import _files
+from kvmcompose.guests._cloud_init import LARGEST, CloudInit
+from kvmcompose.guests._yaml_places import YamlPlaces, yaml_places
+from kvmcompose.render.cloud_init import (
+    CLOUD_CONFIG,
+    CLOUD_CONFIG_TYPE,
+    NETWORK_CONFIG,
+    USER_DATA,
+    VENDOR_DATA,
+    content_type,
+    decompressed,
+)
+
+_Path = tuple[str | int, ...]
+
+#: crypt(5): the methods that a guest's libcrypt may know, and no others.
+_HASH = re.compile(r"\$(?:y|gy|7|2[abxy]|6|5|1|sha1|md5)\$[!-~]{8,}")
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+#: Lists of ours; of another type in user-data, they would take the place of ours.
+_LISTS = ("users", "bootcmd", "runcmd")
+_FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
+#: All files of a section together, in bytes: user-data is read into the guest's memory several times.
+MOST = 8 * 2**20
+
+
+def check_cloud_init(section: CloudInit, machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
+    """Yield the problems of a section and of its files."""
+    at = (machine.kind, "cloud_init")
+    if machine.body.libvirt_type.cloud_image is None:
+        yield Complaint(
+            code="needs-cloud-init",
+            path=at,
+            message="only a cloud_image has cloud-init",
+            at_key=True,
+        )
+        return
+    contents: dict[_Path, bytes] = {}
+    for keys, path in section.paths().items():
+        wrong = [*_files.carried(files, (*at, *keys), path)]
+        data = files.content(path, LARGEST) if not wrong else None
+        if wrong or data is None:
+            yield from wrong or [_files.unreadable((*at, *keys), path)]
+        elif len(data) > LARGEST:
+            yield Complaint(
+                code="too-large",
+                path=(*at, *keys),
+                message=f"{path!r} is larger than {LARGEST >> 20} MiB",
+                hint="put it into the guest's context: cloud_image: {context: FOLDER}",
+            )
+        else:
+            contents[keys] = data
+    yield from _check_users(section, machine, contents, at)
+    yield from _check_files(section, contents, at)
+    for key in (USER_DATA, VENDOR_DATA, NETWORK_CONFIG):
+        value = getattr(section, key)
+        if isinstance(value, dict):
+            yield from _Data(key, (*at, key)).in_yaml(value)
+        elif (key,) in contents:
+            yield from _Data(key, (*at, key), value).in_file(contents[key,])
+
+
+def _check_users(
+    section: CloudInit, machine: Machine, contents: dict[_Path, bytes], at: _Path
+) -> Iterator[Complaint]:
+    names = {machine.body.username: "the machine's username", "root": "a user of every guest"}
+    for number, user in enumerate(section.users):
+        here = (*at, "users", number)
+        if user.name in names:
+            yield Complaint(
+                code="duplicate-name",
+                path=(*here, "name"),
+                message=f"{user.name!r} is {names[user.name]}",
+                hint="what cloud-init can do to it: user_data",
+            )
+        names[user.name] = f"the user of number {number}, too"
+        for index, key in enumerate(user.ssh_authorized_keys):
+            for problem in parse_public_keys(key.encode(), "key")[1]:
+                yield Complaint(
+                    code=problem.code,
+                    path=(*here, "ssh_authorized_keys", index),
+                    message=problem.message,
+                    wanted=problem.wanted,
+                    hint=problem.hint,
+                )
+        where = ("users", number, "hashed_passwd_file")
+        if where in contents and not _HASH.fullmatch(contents[where].decode(errors="replace").strip()):
+            yield Complaint(
+                code="bad-password-hash",
+                path=(*at, *where),
+                message=f"{user.hashed_passwd_file!r} has no hash of a password",
+                wanted="one line, as mkpasswd or openssl passwd -6 prints it: $6$…",
+                location=Location(str(user.hashed_passwd_file), 1, 1),
+            )
+
+
+def _check_files(section: CloudInit, contents: dict[_Path, bytes], at: _Path) -> Iterator[Complaint]:
+    seen: dict[str, int] = {}
+    for number, file in enumerate(section.files):
+        if file.path in seen:
+            yield Complaint(
+                code="duplicate-path",
+                path=(*at, "files", number, "path"),
+                message=f"{file.path!r} is written by the file of number {seen[file.path]}, too",
+            )
+        seen.setdefault(file.path, number)
+    total = sum(map(len, contents.values()))
+    if total > MOST:
+        yield Complaint(
+            code="too-large",
+            path=at,
+            message=f"its files have {total >> 20} MiB together",
+            wanted=f"at most {MOST >> 20} MiB",
+            hint="put large ones into the guest's context: cloud_image: {context: FOLDER}",
+            at_key=True,
+        )
+    for number, path in enumerate(section.ca_certs):
+        data = contents.get(("ca_certs", number))
+        if data is not None and (_CERTIFICATE not in data or not data.isascii()):
+            yield Complaint(
+                code="bad-certificate",
+                path=(*at, "ca_certs", number),
+                message=f"{path!r} has no certificate",
+                wanted=f"a file in the format PEM: {_CERTIFICATE.decode()}",
+                hint="openssl x509 -inform der -in FILE -out FILE.pem",
+            )
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """User-data, vendor-data or a network configuration: its ``key``, at a path, in a file or in the YAML."""
+
+    key: str
+    at: _Path
+    file: str | None = None
+
+    def in_yaml(self, value: dict[str, Any]) -> Iterator[Complaint]:
+        """Yield the problems of a mapping in the YAML."""
+        kinds = {name: "list" if isinstance(each, list) else "value" for name, each in value.items()}
+        yield from self._of_keys(YamlPlaces(keys=kinds))
+
+    def in_file(self, data: bytes) -> Iterator[Complaint]:
+        """Yield the problems of data in a file."""
+        try:
+            data = decompressed(data) if self.key != NETWORK_CONFIG else data
+        except ValueError as error:
+            yield self._complaint(f"{self.file!r} {error}", Location(str(self.file)), code="bad-user-data")
+            return
+        kind = CLOUD_CONFIG_TYPE if self.key == NETWORK_CONFIG else content_type(data)
+        if kind is None:
+            yield self._complaint(
+                f"{self.file!r} is of no format that cloud-init knows",
+                Location(str(self.file), 1, 1),
+                wanted=_FORMATS,
+                hint=f"the first line of a cloud-config is {CLOUD_CONFIG}",
+                code="bad-user-data",
+            )
+        if kind != CLOUD_CONFIG_TYPE:
+            return
+        try:
+            found = yaml_places(data.decode(), str(self.file))
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            yield self._complaint("is not UTF-8", Location(str(self.file), line, 1), code="not-utf8")
+            return
+        if found.flaw is not None:
+            yield self._complaint(*found.flaw, code="yaml-syntax")
+        elif found.root != "mapping":
+            message = f"{self.file!r} has no mapping at its top"
+            yield self._complaint(message, Location(str(self.file), 1, 1), code="bad-user-data")
+        else:
+            yield from self._of_keys(found)
+
+    def _of_keys(self, found: YamlPlaces) -> Iterator[Complaint]:
+        if self.key == NETWORK_CONFIG:
+            if not found.keys.keys() & {"version", "network"}:
+                yield self._complaint(
+                    "there is no 'version' in it",
+                    found.near(()),
+                    wanted="version: 1 or version: 2, as in cloud-init's network configuration",
+                    code="bad-user-data",
+                )
+            return
+        for name in _LISTS:
+            if name not in found.keys:
+                continue
+            if self.key == VENDOR_DATA:
+                yield self._complaint(
+                    f"cloud-init ignores {name!r} of vendor_data, as user-data has it, too: ours",
+                    found.near((name,)),
+                    below=name,
+                    hint="write it in user_data",
+                    severity=Severity.WARNING,
+                    code="ignored-key",
+                )
+            elif found.keys[name] != "list":
+                yield self._complaint(
+                    f"{name!r} is no list, so ours, without which nobody can log in, is not joined to it",
+                    found.near((name,)),
+                    below=name,
+                    wanted=f"{name}: […]",
+                    code="bad-user-data",
+                )
+
+    def _complaint(
+        self, message: str, location: Location | None, below: str | None = None, **others: Any
+    ) -> Complaint:
+        in_yaml = below is not None and self.file is None
+        path = (*self.at, below) if in_yaml and below is not None else self.at
+        return Complaint(path=path, message=message, location=location, **others)

@@ -1,0 +1,284 @@
+"""The further disks and CD-ROMs of libvirt guests: the key ``disks``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from kvmcompose.core.artefact import Artefact, BaseImage, Blank, Content, DeepCopy, LinkTo, Overlay, Policy
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState
+from kvmcompose.guests import _files
+from kvmcompose.render.disks import DiskDevice
+from kvmcompose.render.hardware import Hardware, has_root_ports
+
+_Path = tuple[str | int, ...]
+
+#: What says where the content of a disk comes from.
+_SOURCES = ("size_gigabytes", "path", "image")
+#: Keys that a CD-ROM cannot have.
+_OF_DISKS = (
+    "size_gigabytes", "image", "expand_gigabytes", "create_deep_copy",
+    "format", "cache", "discard", "readonly",
+)  # fmt: skip
+#: Targets of libvirt by bus: their beginning, and the first letter that is free in every guest.
+_TARGETS = {"virtio": ("vd", 2), "scsi": ("sd", 1), "sata": ("sd", 1), "usb": ("sd", 1), "ide": ("hd", 0)}
+#: Two channels with two devices each.
+_MOST_IDE = 4
+
+
+class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A disk or CD-ROM beside the boot disk. Sizes are in GiB. ``boot`` is its place in the boot order."""
+
+    name: str | None = None
+    size_gigabytes: int | None = None
+    path: str | None = None
+    image: str | None = None
+    expand_gigabytes: int = 0
+    create_deep_copy: bool = False
+    format: Literal["raw", "qcow2"] | None = None
+    device: Literal["disk", "cdrom"] = "disk"
+    bus: Literal["virtio", "scsi", "sata", "usb", "ide"] | None = None
+    cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] | None = None
+    discard: Literal["unmap", "ignore"] | None = None
+    readonly: bool = False
+    serial: str | None = None
+    boot: int | None = None
+
+    @property
+    def content(self) -> Content | None:
+        """How its artefact is made; None for a CD-ROM without a medium."""
+        if self.device == "cdrom":
+            return LinkTo(BaseImage(path=self.path, format="raw")) if self.path is not None else None
+        if self.size_gigabytes is not None:
+            return Blank(self.size_gigabytes)
+        image = BaseImage(name=self.image, path=self.path, format=self.format)
+        if self.create_deep_copy:
+            return DeepCopy(image)
+        return Overlay(image=image, expand_gigabytes=self.expand_gigabytes)
+
+
+def disk_names(entries: Sequence[FurtherDisk]) -> list[str]:
+    """Return the names of further disks: by position where they have none, counted from 1."""
+    return [each.name or f"disk{number}" for number, each in enumerate(entries, start=1)]
+
+
+def _artefact_path(identity: str, name: str, entry: FurtherDisk) -> str:
+    # a dot is in no name of a guest or a disk, so that no two of them have one path
+    return f"artefacts/{identity}.{name}.{'iso' if entry.device == 'cdrom' else 'qcow2'}"
+
+
+def further_artefacts(guest: GuestState, entries: Sequence[FurtherDisk]) -> Iterator[Artefact]:
+    """Yield the artefacts of a guest's further disks. Those of a clone lie on those of its golden image."""
+    golden = guest.extra_info.golden_identity
+    for name, entry in zip(disk_names(entries), entries, strict=True):
+        content = entry.content
+        if content is None:
+            continue
+        path = _artefact_path(guest.identity, name, entry)
+        if entry.device == "cdrom":
+            yield Artefact(
+                task=f"media:{guest.name}:{name}",
+                path=path,
+                policy=Policy.LINK,
+                content=content,
+                summary=f"medium of the CD-ROM {name} of {guest.name}",
+                guest=guest.name,
+            )
+            continue
+        below = _artefact_path(golden, name, entry) if golden is not None else None
+        yield Artefact(
+            task=f"{'disk' if below is None else 'clone'}:{guest.name}:{name}",
+            path=path,
+            policy=Policy.MUTABLE,
+            content=content if below is None else Overlay(on=below),
+            summary=f"disk {name} of {guest.name}",
+            guest=guest.name,
+            after=() if below is None else (below,),
+            mode=0o600,
+        )
+
+
+def disk_devices(identity: str, entries: Sequence[FurtherDisk], cdrom: str) -> tuple[DiskDevice, ...]:
+    """Return further disks as the domain has them. ``cdrom`` is the usual bus of a CD-ROM."""
+    used = Counter[str]()
+    found = []
+    for name, entry in zip(disk_names(entries), entries, strict=True):
+        is_cdrom = entry.device == "cdrom"
+        bus = entry.bus or (cdrom if is_cdrom else "virtio")
+        prefix, first = _TARGETS[bus]
+        found.append(
+            DiskDevice(
+                name=name,
+                device=entry.device,
+                file=_artefact_path(identity, name, entry) if entry.content is not None else None,
+                format="raw" if is_cdrom else "qcow2",
+                target=f"{prefix}{_letters(first + used[prefix])}",
+                bus=bus,
+                cache=entry.cache,
+                discard=None if is_cdrom else entry.discard or "unmap",
+                readonly=is_cdrom or entry.readonly,
+                serial=entry.serial or (None if is_cdrom else name),
+                boot=entry.boot,
+            )
+        )
+        used[prefix] += 1
+    return tuple(found)
+
+
+def _letters(number: int) -> str:
+    """Return the end of the name of a disk, as Linux counts them: a to z, aa to az."""
+    start, rest = divmod(number, 26)
+    return (chr(ord("a") + start - 1) if start else "") + chr(ord("a") + rest)
+
+
+def check_further_disks(
+    entries: Sequence[FurtherDisk], section: str, files: ProjectFiles, *, hardware: Hardware, scaled: bool
+) -> Iterator[Complaint]:
+    """Yield the problems of further disks of a machine with this hardware."""
+    at = (section, "disks")
+    for index, entry in enumerate(entries):
+        here = (*at, index)
+        wrong = [*_of_source(entry, here), *_of_device(entry, here, hardware)]
+        yield from wrong or _of_files(entry, here, files)
+        if scaled and entry.create_deep_copy:
+            yield Complaint(
+                code="cannot-scale",
+                path=(*here, "create_deep_copy"),
+                message="a full copy cannot be emptied when the golden image is set up again",
+                hint="leave it out: clones and golden image have overlays on the image, which never changes",
+            )
+    yield from _of_doubles(entries, at)
+    ide = [index for index, entry in enumerate(entries) if entry.bus == "ide"]
+    if len(ide) > _MOST_IDE:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, ide[_MOST_IDE], "bus"),
+            message=f"more than {_MOST_IDE} devices on the bus ide",
+            wanted="virtio, scsi, sata or usb",
+        )
+
+
+def _of_source(entry: FurtherDisk, at: _Path) -> Iterator[Complaint]:
+    given = [key for key in _SOURCES if getattr(entry, key) is not None]
+    if entry.device == "cdrom":
+        for key in _OF_DISKS:
+            if getattr(entry, key) not in (None, False, 0):
+                yield Complaint(
+                    code="hardware-conflict",
+                    path=(*at, key),
+                    message=f"a CD-ROM has no {key}",
+                    hint="its medium is an ISO image: path; without one it is empty",
+                    at_key=True,
+                )
+        return
+    if len(given) != 1:
+        yield Complaint(
+            code="too-many-kinds" if given else "no-kind",
+            path=(*at, given[1]) if given else at,
+            message=f"a disk with {' and '.join(given)}"
+            if given
+            else "a disk of which nothing says what it is",
+            wanted="exactly one of size_gigabytes, path and image",
+            at_key=bool(given),
+        )
+        return
+    (source,) = given
+    for key, sources in (
+        ("expand_gigabytes", ("path", "image")),
+        ("create_deep_copy", ("path",)),
+        ("format", ("path",)),
+    ):
+        if getattr(entry, key) and source not in sources:
+            hint = "a larger size_gigabytes grows it" if key == "expand_gigabytes" and source else None
+            yield Complaint(
+                code="hardware-conflict",
+                path=(*at, key),
+                message=f"{key} does not go with {source}",
+                hint=hint,
+                at_key=True,
+            )
+    if entry.create_deep_copy and entry.expand_gigabytes:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "expand_gigabytes"),
+            message="expand_gigabytes does not go with create_deep_copy: a copy is as large as its image",
+            at_key=True,
+        )
+
+
+def _of_device(entry: FurtherDisk, at: _Path, hardware: Hardware) -> Iterator[Complaint]:
+    machine = hardware.machine
+    if entry.boot is not None and hardware.boot:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "boot"),
+            message="the machine has a boot order of kinds of devices: its key boot",
+            hint="leave one of the two out: libvirt has no boot order of both",
+            at_key=True,
+        )
+    if entry.bus is None:
+        return
+    allowed = ["scsi"] if machine.startswith("virt") else ["scsi", "sata"]
+    if not has_root_ports(machine):
+        allowed.append("ide")
+    if entry.device == "disk":
+        allowed = ["virtio", *allowed, *(["usb"] if hardware.usb != "none" else [])]
+    if entry.bus not in allowed:
+        what = "a CD-ROM" if entry.device == "cdrom" else "a disk"
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "bus"),
+            message=f"the bus of {what} of a machine of the type {machine}",
+            found=entry.bus,
+            wanted=f"one of {', '.join(allowed)}",
+        )
+    elif entry.bus in ("ide", "sata") and entry.readonly:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "readonly"),
+            message=f"QEMU has no read-only disks on the bus {entry.bus}",
+            wanted="bus: virtio, scsi or usb",
+        )
+
+
+def _of_files(entry: FurtherDisk, at: _Path, files: ProjectFiles) -> Iterator[Complaint]:
+    if entry.image is not None:
+        yield from _files.catalogue_image(files, (*at, "image"), entry.image)
+    if entry.path is None:
+        return
+    if entry.device == "cdrom":
+        yield from _files.image(files, (*at, "path"), entry.path, "raw")
+        return
+    is_raw = entry.format == "raw"
+    for each in _files.image(files, (*at, "path"), entry.path, entry.format, is_said=is_raw):
+        hint = each.hint or ("if it is a raw disk, add format: raw" if entry.format is None else None)
+        yield msgspec.structs.replace(each, hint=hint)
+
+
+def _of_doubles(entries: Sequence[FurtherDisk], at: _Path) -> Iterator[Complaint]:
+    """Yield names, serial numbers and places in the boot order that two entries have."""
+    names = disk_names(entries)
+    serials = [
+        each.serial or (name if each.device == "disk" else None)
+        for name, each in zip(names, entries, strict=True)
+    ]
+    for key, values in (("name", names), ("serial", serials), ("boot", [each.boot for each in entries])):
+        seen: dict[str | int, int] = {}
+        for index, value in enumerate(values):
+            if value is None:
+                continue
+            if value in seen:
+                yield Complaint(
+                    code="doubled-disk" if key == "name" else "hardware-conflict",
+                    path=(*at, index, key) if getattr(entries[index], key) is not None else (*at, index),
+                    message=f"the {key} {value} is that of entry {seen[value]} as well",
+                    hint="a disk without a name is called disk1, disk2 and so on by its place"
+                    if key == "name"
+                    else None,
+                )
+            seen.setdefault(value, index)

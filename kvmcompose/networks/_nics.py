@@ -1,0 +1,52 @@
+"""Check the keys of interfaces that both dialects have, as far as the network decides about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kvmcompose.core.errors import Complaint
+from kvmcompose.core.model import Machine
+from kvmcompose.core.nic import Trunk
+from kvmcompose.core.state import Interface
+
+
+def check_nics(machines: Sequence[Machine], largest_mtu: int) -> Iterator[Complaint]:
+    """Yield an MTU that the network does not carry, limits without effect, and contradictions of VLANs."""
+    for machine in machines:
+        for place, attachment in machine.interfaces():
+            at = ("machines", machine.index, *place)
+            keys = attachment.keys
+            if keys.mtu is not None and keys.mtu > largest_mtu:
+                yield Complaint(
+                    code="out-of-range",
+                    path=(*at, "mtu"),
+                    message="larger than the MTU of the testbed, whose packets fit into tunnels",
+                    found=str(keys.mtu),
+                    wanted=f"576 to {largest_mtu}",
+                )
+            outbound = keys.bandwidth.outbound if keys.bandwidth is not None else None
+            if outbound is not None and outbound.peak is not None:
+                yield Complaint(
+                    code="bad-value",
+                    path=(*at, "bandwidth", "outbound", "peak"),
+                    message="Linux does not limit the peak of what a guest sends: libvirt ignores it",
+                    hint="use 'burst', or give 'inbound' of the receivers a peak",
+                )
+            if isinstance(keys.vlan, Trunk) and keys.vlan.native in keys.vlan.trunk:
+                yield Complaint(
+                    code="bad-value",
+                    path=(*at, "vlan", "trunk", keys.vlan.trunk.index(keys.vlan.native)),
+                    message=f"frames of the native VLAN {keys.vlan.native} have no tag",
+                    hint="remove it from 'trunk', or from 'native'",
+                )
+
+
+def check_mtu(nic: Interface, largest: int, at: tuple[str | int, ...]) -> Iterator[Complaint]:
+    """Yield the MTU of an interface in a state that is read back, if the network does not carry it."""
+    if nic.mtu > largest:
+        yield Complaint(
+            code="bad-value",
+            path=(*at, "mtu"),
+            message="larger than the MTU of the network",
+            wanted=f"at most {largest}",
+        )
