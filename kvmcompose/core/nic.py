@@ -35,6 +35,14 @@ class Bandwidth(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         parts = {"inbound": self.inbound, "outbound": self.outbound}
         return "; ".join(f"{key} {each}" for key, each in parts.items() if each is not None)
 
+    @property
+    def enforced(self) -> Bandwidth:
+        """The limits as Open vSwitch needs them: of what a guest receives, it only limits the ``peak``."""
+        inbound = self.inbound
+        if inbound is None or inbound.peak is not None:
+            return self
+        return Bandwidth(Rate(inbound.average, inbound.average, inbound.burst), self.outbound)
+
 
 class Trunk(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The VLANs whose frames a port carries with their tags. ``native`` is that of frames without one."""
@@ -82,6 +90,12 @@ def nic_keys(entry: Mapping[str, Any]) -> NicKeys:
     keys = (key for key in NicKeys.__struct_fields__ if key in entry)
     given = {key: entry[key] for key in keys if entry[key] != getattr(_USUAL, key)}
     return msgspec.convert(given, NicKeys) if given else _USUAL
+
+
+def as_written(keys: NicKeys) -> dict[str, Any]:
+    """Return the keys of an interface as the YAML has them, without defaults."""
+    given = {key: getattr(keys, key) for key in NicKeys.__struct_fields__}
+    return msgspec.to_builtins({key: each for key, each in given.items() if each != getattr(_USUAL, key)})  # type: ignore[no-any-return]
 
 
 def normal_vlan(vlan: Vlan) -> Vlan:

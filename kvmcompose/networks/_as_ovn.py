@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kvmcompose.core.errors import Complaint, Severity
+from kvmcompose.core.errors import Complaint, ComplaintsError, Severity
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.core.names import INTERFACE_NAME_LIMIT, first_few, stable_number
 from kvmcompose.core.state import State
@@ -29,7 +29,13 @@ _KEPT = 3
 
 
 def as_ovn(logical: LogicalTestbed, state: State) -> AsOvn:
-    """Return the network of OVN with the same guests, addresses and reachability."""
+    """Return the network of OVN with the same guests, addresses and reachability.
+
+    Raises ComplaintsError for VLANs.
+    """
+    tagged = [*_tagged(logical)]
+    if tagged:
+        raise ComplaintsError(tagged)
     network: Network = logical.network
     home = connected(logical.topology)
     external = home[network.external_bridge] if network.external_bridge is not None else None
@@ -55,6 +61,20 @@ def _warning(path: tuple[str | int, ...], message: str, hint: str | None = None)
     return Complaint(
         code="no-counterpart", path=path, message=message, hint=hint, severity=Severity.WARNING, at_key=True
     )
+
+
+def _tagged(logical: LogicalTestbed) -> Iterator[Complaint]:
+    machines = {guest.machine.index: guest.machine for guest in logical.guests}
+    for machine in machines.values():
+        for at, attachment in machine.interfaces():
+            if attachment.keys.vlan is not None:
+                yield Complaint(
+                    code="no-counterpart",
+                    path=("machines", machine.index, *at, "vlan"),
+                    message="logical switches have no VLANs",
+                    hint="give each VLAN a bridge of its own, and convert again",
+                    at_key=True,
+                )
 
 
 def _lost(network: Network, home: dict[str, str]) -> Iterator[Complaint]:

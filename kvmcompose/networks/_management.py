@@ -41,14 +41,18 @@ def managed(
 ) -> Iterator[tuple[Guest, int | None]]:
     """Yield the isolated guests to reach, with the interface to use.
 
-    That is the first interface with a known address, None if there is none. ``served`` are the bridges that
-    the main host reaches.
+    That is the first interface with a known address whose link is up and which is in no VLAN, None if there
+    is none. ``served`` are the bridges that the main host reaches.
     """
     for guest in guests:
-        bridges = [each.segment for each in guest.attachments]
-        if not bridges or guest.name in management.excluded or any(bridge in served for bridge in bridges):
+        near = any(each.segment in served and each.keys.is_in_reach for each in guest.attachments)
+        if not guest.attachments or guest.name in management.excluded or near:
             continue
-        known = (i for i, each in enumerate(guest.attachments) if each.ip != _addresses.DYNAMIC)
+        known = (
+            i
+            for i, each in enumerate(guest.attachments)
+            if each.ip != _addresses.DYNAMIC and each.keys.is_in_reach and each.segment not in served
+        )
         yield guest, next(known, None)
 
 
@@ -64,6 +68,15 @@ def check(
         if index is None:
             lacking.setdefault((*path(guest, 0), "ip"), guest)
     for at, guest in lacking.items():
+        if not any(each.keys.is_in_reach for each in guest.attachments):
+            yield Complaint(
+                code="unmanaged-guest",
+                path=at[:-1],
+                message=f"{guest.name!r} cannot be reached: its interfaces are in VLANs, or have no link",
+                hint="add an interface in no VLAN; or name the guest in testbed_options.management.except",
+                severity=Severity.WARNING,
+            )
+            continue
         yield Complaint(
             code="unmanaged-guest",
             path=at,
@@ -150,7 +163,8 @@ def access(
 def _nic(guest: GuestState | None, port: PortState) -> Interface | None:
     """Return the interface by which a guest is reached through a port."""
     nics = guest.interfaces if guest is not None else ()
-    return next((nic for nic in nics if nic.bridge == port.bridge and ipv4(nic) is not None), None)
+    suitable = (nic for nic in nics if nic.bridge == port.bridge and nic.is_in_reach)
+    return next((nic for nic in suitable if ipv4(nic) is not None), None)
 
 
 def ipv4(nic: Interface) -> str | None:
@@ -223,7 +237,9 @@ def _fits(guest: GuestState | None, port: PortState, served: Collection[str], at
     nic = _nic(guest, port)
     if guest is None or nic is None or guest.is_golden_image:
         return False
-    if any(each.bridge in served or each.attach != attach for each in guest.interfaces):
+    if any(each.attach != attach for each in guest.interfaces):
+        return False
+    if any(each.bridge in served and each.is_in_reach for each in guest.interfaces):
         return False
     try:
         subnet = ipaddress.IPv4Network((str(ipv4(nic)), nic.prefix_length), strict=False)

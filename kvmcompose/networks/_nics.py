@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint
-from kvmcompose.core.model import Machine
+from kvmcompose.core.model import Host, Machine
 from kvmcompose.core.nic import Trunk
 from kvmcompose.core.state import Interface
 
 
-def check_nics(machines: Sequence[Machine], largest_mtu: int) -> Iterator[Complaint]:
+def check_nics(machines: Sequence[Machine], hosts: Sequence[Host], largest_mtu: int) -> Iterator[Complaint]:
     """Yield an MTU that the network does not carry, limits without effect, and contradictions of VLANs."""
+    userspace = next((host.name for host in hosts if host.datapath_type == "netdev"), None)
     for machine in machines:
         for place, attachment in machine.interfaces():
             at = ("machines", machine.index, *place)
@@ -25,6 +26,15 @@ def check_nics(machines: Sequence[Machine], largest_mtu: int) -> Iterator[Compla
                     wanted=f"576 to {largest_mtu}",
                 )
             outbound = keys.bandwidth.outbound if keys.bandwidth is not None else None
+            if outbound is not None and userspace is not None:
+                yield Complaint(
+                    code="bad-value",
+                    path=(*at, "bandwidth", "outbound"),
+                    message=f"the host {userspace!r} has bridges in userspace ('netdev'): they read what"
+                    " a guest sends before Linux could drop what is too much",
+                    hint="limit 'inbound' of the receivers, or let the host have the 'system' datapath",
+                    at_key=True,
+                )
             if outbound is not None and outbound.peak is not None:
                 yield Complaint(
                     code="bad-value",

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.model import Host, Machine
-from kvmcompose.networks._ovn_chassis import MAIN_NAMES, bridge_addresses, check_chassis, host_of
+from kvmcompose.networks._nics import check_nics
+from kvmcompose.networks._ovn_chassis import MAIN_NAMES, bridge_addresses, check_chassis, host_of, mtu
 from kvmcompose.networks._ovn_check_acl import check_acl
 from kvmcompose.networks._ovn_check_guests import check_guests, known_addresses
 from kvmcompose.networks._ovn_check_routers import check_router
@@ -41,6 +42,7 @@ def check(network: OvnNetwork, machines: Sequence[Machine], hosts: Sequence[Host
     for router in network.routers.values():
         yield from check_router(router, network, owners, known, (*AT, "routers", router.name))
     yield from check_guests(network, machines, owners, known)
+    yield from check_nics(machines, hosts, mtu(hosts))
     yield from check_acl(network, machines, (*AT, "acl"))
 
 

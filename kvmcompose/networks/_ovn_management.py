@@ -40,10 +40,12 @@ def check(network: OvnNetwork, guests: Sequence[Guest], management: Management) 
         else:
             switches.add(guest.attachments[index].segment)
     for at, guest in lacking.items():
+        is_up = any(each.keys.is_in_reach for each in guest.attachments)
         yield Complaint(
             code="unmanaged-guest",
             path=at,
-            message=f"{guest.name!r} cannot be reached: it has no IPv4 address",
+            message=f"{guest.name!r} cannot be reached: "
+            f"{'it has no IPv4 address' if is_up else 'the links of its interfaces are down'}",
             hint="give the switch an IPv4 subnet, and the interface an address in it; or name the guest in "
             "testbed_options.management.except",
             severity=Severity.WARNING,
@@ -72,7 +74,9 @@ def _managed(
 
 
 def _has_ipv4(network: OvnNetwork, attachment: Attachment) -> bool:
-    """Return whether an interface gets an IPv4 address; one with written addresses has no others."""
+    """Return whether an interface is up and gets an IPv4 address; with written ones, it has no others."""
+    if not attachment.keys.is_in_reach:
+        return False
     nic: SwitchNic = attachment.own
     written = [each for each in nic.ips if each != DYNAMIC]
     has_subnet = _IPV4 in by_family(network.switches[attachment.segment].subnets)
@@ -160,7 +164,11 @@ def access(state: State, network: OvnState) -> dict[str, ManagementAccess]:
     for port in network.management_ports:
         for name in port.guests:
             guest = state.testbed_guests[name]
-            nic = next(nic for nic in guest.interfaces if nic.bridge == port.bridge and _management.ipv4(nic))
+            nic = next(
+                nic
+                for nic in guest.interfaces
+                if nic.bridge == port.bridge and nic.is_in_reach and _management.ipv4(nic)
+            )
             host = state.testbed_hosts[guest.testbed_host]
             made = ManagementPort(
                 host=host.name,

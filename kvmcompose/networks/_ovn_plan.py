@@ -62,7 +62,7 @@ def _direct(state: State, network: OvnState) -> dict[str, str]:
     found: dict[str, str] = {}
     for guest, _, nic in logical_interfaces(state):
         addresses = [each for each in nic.addresses if ":" not in each]
-        if nic.bridge in near and addresses:
+        if nic.bridge in near and addresses and nic.is_in_reach:
             found.setdefault(guest.name, addresses[0])
     return found
 

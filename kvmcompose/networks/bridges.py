@@ -118,7 +118,7 @@ def check(network: Network, machines: Sequence[Machine], hosts: Sequence[Host]) 
     yield from _check_subnets(network)
     yield from _check_interfaces(machines, known)
     yield from _check_addresses(network, machines)
-    yield from check_nics(machines, _specialise.largest_mtu(hosts))
+    yield from check_nics(machines, hosts, _specialise.largest_mtu(hosts))
 
 
 def _unknown(name: str, known: set[str], path: _Path, *, at_key: bool = False) -> Iterator[Complaint]:

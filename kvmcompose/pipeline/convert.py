@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.document import Path
-from kvmcompose.core.errors import Complaint, InputError, Location, Problem, Severity
+from kvmcompose.core.errors import Complaint, ComplaintsError, InputError, Location, Problem, Severity
 from kvmcompose.core.model import LogicalTestbed, Machine, ScaledAttachment
+from kvmcompose.core.nic import as_written
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import AsOvn, as_ovn
 from kvmcompose.pipeline.compile import Compiled
@@ -40,12 +41,15 @@ def convert(
 ) -> Converted:
     """Return the testbed with logical switches; ``compile_text`` compiles a YAML in the same project.
 
-    Raises InputError for a network that is not one of bridges, for parts that an alias repeats and that would
-    have to differ, and with the problems of the result.
+    Raises InputError for a network that is not one of bridges, for VLANs, for parts that an alias repeats and
+    that would have to differ, and with the problems of the result.
     """
     documents = Documents(testbed, None, schemas)
     logical = compiled.placed.logical
-    plan = as_ovn(logical, compiled.state)
+    try:
+        plan = as_ovn(logical, compiled.state)
+    except ComplaintsError as error:
+        raise InputError([documents.problem(each) for each in error.complaints]) from error
     if plan is None:
         raise InputError([
             documents.problem(
@@ -178,7 +182,10 @@ class _Conversion:
     def _clones_on(self, machine: Machine, entries: Sequence[ScaledAttachment], path: Path) -> dict[str, Any]:
         given = {number: each.attachment for each in reversed(entries) for number in reversed(each.clones)}
         numbers = sorted(given)
-        found: dict[str, Any] = {"clones": numbers}
+        found: dict[str, Any] = {"clones": numbers} | as_written(given[numbers[0]].keys)
+        if len({given[number].keys for number in numbers}) > 1:
+            message = f"the interfaces of clones of {machine.name!r} differ: all get the keys of the first"
+            self.notes.append(_note(path, message))
         ips = {given[number].ip for number in numbers}
         nics = [
             nic

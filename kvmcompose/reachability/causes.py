@@ -132,6 +132,11 @@ class Causes:
             self._places.interfaces(guest),
         )
 
+    def link_down(self, nic: GuestNic) -> Cause:
+        """Return the cause of a packet to or from an interface without carrier."""
+        switch = self._name(self._network.switch_of[nic.port])
+        return Cause(f"the link of {nic.guest} on {switch} is down", self._places.interfaces(nic.guest))
+
     def no_neighbour(self, trace: Trace | None, nic: GuestNic, address: Address) -> Cause:
         """Return why a guest learns no MAC address for an address on its switch."""
         last = trace.steps[-1] if trace is not None and trace.steps and not trace.outputs else None

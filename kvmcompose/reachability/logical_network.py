@@ -15,13 +15,17 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class GuestNic(msgspec.Struct, frozen=True):
-    """An interface of a guest. ``port`` is its logical port; addresses have the length of their prefix."""
+    """An interface of a guest. ``port`` is its logical port; addresses have the length of their prefix.
+
+    One that is not ``up`` has no carrier.
+    """
 
     guest: str
     port: str
     mac: str
     addresses: tuple[Interface, ...]
     gateways: tuple[Address, ...]
+    up: bool = True
 
     def has(self, address: Address) -> bool:
         """Return whether it has an address."""

@@ -148,6 +148,7 @@ class OvnOracle:
     def _arrival(self, packet: Packet, trace: Trace, target: str) -> _Arrived:
         for output in trace.outputs:
             if output.is_original and self._is_at(output, target, packet.ip):
+                self._refuse_down(self._by_port.get(output.port))
                 return _Arrived(packet, trace, output)
         raise _LostError(self._causes.blocked(trace, target))
 
@@ -163,6 +164,11 @@ class OvnOracle:
             and output.fields["eth.dst"] == nic.mac
             and any(str(each.ip) == address for own in self._nics[target] for each in own.addresses)
         )
+
+    def _refuse_down(self, nic: GuestNic | None) -> None:
+        """Raise _LostError for an interface without carrier."""
+        if nic is not None and not nic.up:
+            raise _LostError(self._causes.link_down(nic))
 
     def _is_localnet(self, port: str) -> bool:
         return port in self._network.localnets.get(self._network.switch_of.get(port, ""), ())
@@ -266,11 +272,13 @@ class OvnOracle:
         ]
         if near:
             _, own, nic = max(near, key=lambda each: each[0])
+            self._refuse_down(nic)
             return _Way(nic, own.ip, self._neighbour(nic, own.ip, address))
         for nic in self._nics[guest]:
             own_ips = [each.ip for each in nic.addresses if each.version == address.version]
             gateway = next((each for each in nic.gateways if each.version == address.version), None)
             if own_ips and gateway is not None:
+                self._refuse_down(nic)
                 return _Way(nic, own_ips[0], self._neighbour(nic, own_ips[0], gateway))
         raise _LostError(self._causes.no_gateway(guest, address))
 

@@ -99,6 +99,7 @@ def nics(state: State) -> Iterator[GuestNic]:
                     mac=nic.mac,
                     addresses=tuple(_with_prefix(nic, each) for each in nic.addresses),
                     gateways=tuple(ipaddress.ip_address(each) for each in gateways if each is not None),
+                    up=nic.link == "up",
                 )
 
 

@@ -67,7 +67,7 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
             model=nic.model,
             queues=nic.queues,
             link=nic.link if nic.link != "up" else None,
-            bandwidth=nic.bandwidth,
+            bandwidth=nic.bandwidth.enforced if nic.bandwidth is not None else None,
             tag=vlan_of(nic.vlan) or None,
             trunk=trunk.trunk if trunk is not None else (),
         )

@@ -90,7 +90,8 @@ def attach_nic(domain: Any, *, xml: str) -> None:
 def set_nic(domain: Any, *, xml: str) -> None:
     """Set the link state, VLAN and limits of throughput of a NIC of a running domain.
 
-    The definition is set by others. Limits are always set: libvirt does not see what Open vSwitch has lost.
+    The definition is set by others. Limits are removed and set even where libvirt has them already: it does
+    not see what a port in Open vSwitch has lost, and (9.0) gives it no queues that are there without it.
     """
     _refuse_off(domain, "change a NIC of")
     wanted = xmls.parse(xml, "interface")
@@ -108,8 +109,11 @@ def set_nic(domain: Any, *, xml: str) -> None:
     domain.updateDeviceFlags(ET.tostring(nic, encoding="unicode"), _LIVE)
     limits = xmls.limits(wanted)
     if limits or before["bandwidth"] is not None:
-        tap = nic.find("target")
-        domain.setInterfaceParameters("" if tap is None else tap.get("dev", ""), limits or _NO_LIMITS, _LIVE)
+        target = nic.find("target")
+        tap = "" if target is None else target.get("dev", "")
+        domain.setInterfaceParameters(tap, _NO_LIMITS, _LIVE)
+        if limits:
+            domain.setInterfaceParameters(tap, limits, _LIVE)
 
 
 def ask_to_detach_nic(domain: Any, *, mac: str) -> bool:

@@ -128,6 +128,7 @@ class _Content:
                 nic.ip
                 for nic in state.interfaces
                 if nic.bridge in self.network_plan.reachable
+                and nic.is_in_reach
                 # no other machine is logged into in its name
                 and (nic.ip == "dynamic" or self._subnet is None or IPv4Address(nic.ip) in self._subnet)
             ),

@@ -42,10 +42,13 @@ def _of_bandwidth(
     """Libvirt has the limits, and Open vSwitch carries them out: either can have lost them."""
     wanted = _bandwidth(nic)
     there = detail.bandwidths.get(mac)
-    differences = [*_of(number, "bandwidth", _bandwidth(known), wanted, there)]
-    yield from differences
+    before = _bandwidth(known)
+    edit = before != wanted
+    differs = edit or there != (wanted.enforced if wanted is not None else None)
+    if differs:
+        yield _changed(number, "bandwidth", before if edit else there, wanted, edit=edit)
     tap = detail.taps.get(mac, "")
-    if differences or wanted is None or tap not in detail.bridges:
+    if differs or wanted is None or tap not in detail.bridges:
         return
     lost = [
         key
@@ -64,9 +67,13 @@ def _of(number: int, key: str, known: object, wanted: object, there: object) -> 
     """Yield the difference of one key: an edit if what the guest was made from differs, too."""
     edit = known != wanted
     if edit or there != wanted:
-        before, after = (None if each is None else str(each) for each in (known if edit else there, wanted))
-        reason = Reason(ReasonCode.CHANGED, f"{key} of interface {number}", before, after)
-        yield NicDifference(reason=reason, edit=edit)
+        yield _changed(number, key, known if edit else there, wanted, edit=edit)
+
+
+def _changed(number: int, key: str, before: object, after: object, *, edit: bool) -> NicDifference:
+    words = (None if each is None else str(each) for each in (before, after))
+    reason = Reason(ReasonCode.CHANGED, f"{key} of interface {number}", *words)
+    return NicDifference(reason=reason, edit=edit)
 
 
 def _bandwidth(nic: _Nic) -> Bandwidth | None:
