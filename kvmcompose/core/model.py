@@ -246,7 +246,8 @@ class Management(msgspec.Struct, frozen=True):
 
 class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     """The whole testbed with scaling expanded, before placement. Without ``management``, the server does not
-    reach isolated guests.
+    reach isolated guests. ``avoids_emulation``: guests are placed on hosts of their architecture only, where
+    there are any.
     """
 
     project: str
@@ -261,6 +262,7 @@ class LogicalTestbed(msgspec.Struct, frozen=True, kw_only=True):
     ovn: Remotes | None = None
     expectations: tuple[Expectation, ...] = ()
     management: Management | None = None
+    avoids_emulation: bool = False
 
     @property
     def main_host(self) -> Host:

@@ -27,7 +27,7 @@ from kvmcompose.placement._capacity_check import check, used_by
 from kvmcompose.placement._constraints import PLACEMENT, Names, check_constraints, names_in
 from kvmcompose.placement._everywhere import guests_only, one_by_one
 from kvmcompose.placement._follow import guests_follow, segments_of
-from kvmcompose.placement._groups import GUEST, inseparable
+from kvmcompose.placement._groups import GUEST, has_emulation, inseparable
 
 __all__ = [
     "PLACEMENT",
@@ -80,6 +80,18 @@ def place(testbed: LogicalTestbed, name: str) -> Placement:
 
 
 def _placed(testbed: LogicalTestbed, name: str) -> Placement:
+    """Place a testbed so that no guest is emulated on a host of another architecture, if that is possible."""
+    if has_emulation(testbed):
+        try:
+            native = _at_main(msgspec.structs.replace(testbed, avoids_emulation=True), name)
+        except ComplaintsError:
+            return _at_main(testbed, name)
+        if not any(check(testbed, native, name)):
+            return native
+    return _at_main(testbed, name)
+
+
+def _at_main(testbed: LogicalTestbed, name: str) -> Placement:
     """Place a testbed so that its external bridge is where the NAT network is: on the main host.
 
     Strategies need not know this. One that chooses another host is asked again with the bridge pinned, so

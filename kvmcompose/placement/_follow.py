@@ -17,12 +17,21 @@ def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[di
     """
     hosts: dict[str, str] = {}
     reasons: dict[str, str] = {}
+    archs = {host.name: host.arch for host in testbed.hosts}
     for guest in testbed.guests:
         on = segments_of(guest)
         if on:
-            hosts[guest.name] = segments[on[0]]
-            reasons[guest.name] = f"is on {', '.join(on)}"
+            host = hosts[guest.name] = segments[on[0]]
+            reasons[guest.name] = f"is on {', '.join(on)}{_emulated(guest, host, archs[host])}"
         else:
-            hosts[guest.name] = testbed.main_host.name
-            reasons[guest.name] = "golden images are set up on the main host"
+            host = hosts[guest.name] = testbed.main_host.name
+            emulated = _emulated(guest, host, archs[host])
+            reasons[guest.name] = f"golden images are set up on the main host{emulated}"
     return hosts, reasons
+
+
+def _emulated(guest: Guest, host: str, arch: str) -> str:
+    """Return a note about a guest that its host emulates, because it has another architecture."""
+    if guest.arch in (None, arch):
+        return ""
+    return f"; emulated, as {host} is {arch} and not {guest.arch}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 import msgspec
@@ -20,7 +20,8 @@ GUEST = "guest"
 class Group(msgspec.Struct, frozen=True):
     """Segments that must be on the same host, and what their guests need (memory in MiB).
 
-    ``apart`` are the numbers of the groups that must not be on that host.
+    ``apart`` are the numbers of the groups that must not be on that host. ``native`` are the hosts of the
+    architecture of most of its guests, None where any host will do.
     """
 
     number: int
@@ -29,6 +30,11 @@ class Group(msgspec.Struct, frozen=True):
     memory_mb: int
     pinned: str | None
     apart: frozenset[int]
+    native: frozenset[str] | None = None
+
+    def may_be_on(self, host: str) -> bool:
+        """Return whether its pin, or the architecture of its guests, permits a host. The pin wins."""
+        return self.pinned == host if self.pinned is not None else self.native is None or host in self.native
 
     @property
     def needs(self) -> str:
@@ -55,7 +61,7 @@ class Task(msgspec.Struct, frozen=True):
 
     def permits(self, group: Group, host: Host) -> bool:
         """Return whether an empty host has room for a group, and the group's pin permits the host."""
-        return group.pinned in (None, host.name) and fits(host, group.cpus, group.memory_mb)
+        return group.may_be_on(host.name) and fits(host, group.cpus, group.memory_mb)
 
 
 def fits(host: Host, cpus: int, memory_mb: int) -> bool:
@@ -146,14 +152,46 @@ def task_of(testbed: LogicalTestbed) -> Task:
         if source != target:
             links[source][target] = links[source].get(target, 0) + 1
             links[target][source] = links[target].get(source, 0) + 1
+    native = _native(testbed, group_of)
     groups = tuple(
         Group(
-            number, tuple(members), cpus[number], memory[number], pinned.get(number), frozenset(apart[number])
+            number,
+            tuple(members),
+            cpus[number],
+            memory[number],
+            pinned.get(number),
+            frozenset(apart[number]),
+            native.get(number),
         )
         for number, members in enumerate(bonds.members)
     )
     order = (testbed.main_host, *(host for host in testbed.hosts if not host.is_main_host))
     return Task(groups, tuple(links), order, testbed.topology.noun)
+
+
+def has_emulation(testbed: LogicalTestbed) -> bool:
+    """Return whether hosts have different architectures: the placement decides who is emulated."""
+    return len({host.arch for host in testbed.hosts}) > 1
+
+
+def _native(testbed: LogicalTestbed, group_of: Mapping[str, int]) -> dict[int, frozenset[str]]:
+    """Return the hosts of the architecture that most guests of a group have, for groups that prefer some."""
+    if not testbed.avoids_emulation or not has_emulation(testbed):
+        return {}
+    counts: dict[int, Counter[str]] = {}
+    archs = {host.arch for host in testbed.hosts}
+    for guest in testbed.guests:
+        if guest.arch in archs and guest.arch is not None and (on := segments_of(guest)):
+            counts.setdefault(group_of[on[0]], Counter())[guest.arch] += 1
+    best = {
+        number: {arch for arch, count in each.items() if count == max(each.values())}
+        for number, each in counts.items()
+    }
+    return {
+        number: frozenset(host.name for host in testbed.hosts if host.arch in wanted)
+        for number, wanted in best.items()
+        if wanted != archs
+    }
 
 
 def _pairs_apart(testbed: LogicalTestbed, names: Names) -> Iterator[tuple[str, str, tuple[int, str, str]]]:

@@ -41,7 +41,7 @@ class Load:
         """Return whether a group may be added to the groups already on a host."""
         host = self.task.hosts[number]
         return (
-            group.pinned in (None, host.name)
+            group.may_be_on(host.name)
             and fits(host, self.cpus[number] + group.cpus, self.memory_mb[number] + group.memory_mb)
             and all(self.at.get(other) != number for other in group.apart)
         )
@@ -135,7 +135,7 @@ def _left(capacity: int | None, used: int) -> str:
 
 
 def _no_host(task: Task, group: Group) -> Complaint:
-    hosts = [host for host in task.hosts if group.pinned in (None, host.name)]
+    hosts = [host for host in task.hosts if group.may_be_on(host.name)]
     where = f"the host {group.pinned!r}, which it is pinned to, has no" if group.pinned else "no host has"
     return Complaint(
         code="no-room",

@@ -124,7 +124,7 @@ def _places(
         model.row(1, 1, {x[group.number, host]: 1 for host in hosts})
         for host in hosts:
             excluded = any(at.get(other) == host for other in group.apart - free)
-            if excluded or group.pinned not in (None, task.hosts[host].name):
+            if excluded or not group.may_be_on(task.hosts[host].name):
                 model.row(0, 0, {x[group.number, host]: 1})
             for other in group.apart & free:
                 if other > group.number:

@@ -1,9 +1,9 @@
 """Assign bridges to the hosts in turn, both in file order. A guest is on the host of its bridges. Guests on
 logical switches are assigned in turn themselves.
 
-Pinned bridges, and those that must be on the same host, go to the pinned host; the others go where they
-would go without any pin. All other constraints and the capacity of hosts are ignored: a result that
-violates them is rejected.
+Pinned bridges, and those that must be on the same host, go to the pinned host, and bridges whose guests
+would be emulated to hosts of their architecture, in turn; the others go where they would go without that.
+All other constraints and the capacity of hosts are ignored: a result that violates them is rejected.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Guest, LogicalTestbed, Placement
 from kvmcompose.placement import what_would_work
 from kvmcompose.placement._follow import guests_follow, segments_of
-from kvmcompose.placement._groups import task_of
+from kvmcompose.placement._groups import has_emulation, task_of
 
 
 def place(testbed: LogicalTestbed) -> Placement:
@@ -25,10 +25,14 @@ def place(testbed: LogicalTestbed) -> Placement:
         reasons[segment.name] = (
             f"{testbed.topology.noun} {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
         )
-    for group in task_of(testbed).groups if testbed.constraints.pin else ():
+    for group in task_of(testbed).groups if testbed.constraints.pin or has_emulation(testbed) else ():
         if group.pinned:
             segments |= dict.fromkeys(group.segments, group.pinned)
             reasons |= dict.fromkeys(group.segments, f"pinned to {group.pinned}")
+        elif group.native is not None and not {segments[each] for each in group.segments} <= group.native:
+            native = [host for host in hosts if host in group.native]
+            segments |= dict.fromkeys(group.segments, native[group.number % len(native)])
+            reasons |= dict.fromkeys(group.segments, "assigned to a host of the architecture of its guests")
     torn = [guest for guest in testbed.guests if len({segments[name] for name in segments_of(guest)}) > 1]
     if torn:
         hint = what_would_work(testbed, "round_robin")
