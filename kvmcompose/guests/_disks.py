@@ -48,12 +48,19 @@ class IsoGuest(msgspec.Struct, frozen=True, omit_defaults=True):
     expand_gigabytes: int = 0
 
 
+class NetworkGuest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Booting from the network, and an empty disk of ``expand_gigabytes`` GiB unless that is 0."""
+
+    expand_gigabytes: int = 0
+
+
 class LibvirtType(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a guest boots from. Exactly one of these is set."""
 
     cloud_image: CloudImage | None = None
     existing_disk: ExistingDisk | None = None
     iso_guest: IsoGuest | None = None
+    network_guest: NetworkGuest | None = None
 
 
 def disk_path(identity: str) -> str:
@@ -74,9 +81,8 @@ def disk_content(kind: LibvirtType) -> Content | None:
             return None
         image = BaseImage(path=disk.path, format=disk.driver_type)
         return DeepCopy(image) if disk.create_deep_copy else Overlay(image=image)
-    return (
-        Blank(kind.iso_guest.expand_gigabytes) if kind.iso_guest and kind.iso_guest.expand_gigabytes else None
-    )
+    empty = kind.iso_guest or kind.network_guest
+    return Blank(empty.expand_gigabytes) if empty is not None and empty.expand_gigabytes else None
 
 
 def media_path(kind: LibvirtType) -> str | None:

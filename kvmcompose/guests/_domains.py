@@ -108,7 +108,9 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         seed=seed,
         further=disk_devices(guest.identity, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
-        hardware=hardware(definition, has_screen=kind.cloud_image is None),
+        hardware=hardware(
+            definition, has_screen=kind.cloud_image is None, from_network=kind.network_guest is not None
+        ),
         arch=definition.arch or USUAL_ARCH,
         nvram=nvram,
         secure_boot=definition.firmware == "uefi-secure",

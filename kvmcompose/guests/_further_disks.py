@@ -217,7 +217,7 @@ def _of_device(entry: FurtherDisk, at: _Path, hardware: Hardware) -> Iterator[Co
         yield Complaint(
             code="hardware-conflict",
             path=(*at, "boot"),
-            message="the machine has a boot order of kinds of devices: its key boot",
+            message="the machine boots from kinds of devices: its key boot, or network_guest",
             hint="leave one of the two out: libvirt has no boot order of both",
             at_key=True,
         )

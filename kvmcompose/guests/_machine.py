@@ -22,6 +22,8 @@ from kvmcompose.render.hardware import (
 PAGE_SIZES = {"2M": 2048, "1G": 1 << 20}
 #: libvirt's names of boot devices.
 _BOOT_DEVICES = {"disk": "hd", "network": "network", "cdrom": "cdrom"}
+#: libvirt passes over devices that the guest does not have.
+_FROM_NETWORK: tuple[Literal["network", "disk"], ...] = ("network", "disk")
 _KIB_OF_MIB = 1024
 
 
@@ -104,8 +106,12 @@ def watchdog_of(keys: MachineKeys) -> WatchdogKeys | None:
     return WatchdogKeys(keys.watchdog) if isinstance(keys.watchdog, str) else keys.watchdog
 
 
-def hardware(keys: MachineKeys, *, has_screen: bool) -> Hardware:
-    """Return the hardware that the keys describe. ``has_screen``: without ``graphics``, too."""
+def hardware(keys: MachineKeys, *, has_screen: bool, from_network: bool = False) -> Hardware:
+    """Return the hardware that the keys describe.
+
+    ``has_screen``: without ``graphics``, too. ``from_network``: without ``boot``, it boots from the network
+    before its disks.
+    """
     cpu = keys.cpu or CpuKeys()
     graphics = keys.graphics or ("vnc" if has_screen else "none")
     watchdog = watchdog_of(keys)
@@ -118,7 +124,7 @@ def hardware(keys: MachineKeys, *, has_screen: bool) -> Hardware:
         topology=msgspec.convert(cpu.topology, CpuTopology, from_attributes=True) if cpu.topology else None,
         numa=keys.numa,
         hugepages_kib=PAGE_SIZES[keys.hugepages] if keys.hugepages else None,
-        boot=tuple(_BOOT_DEVICES[each] for each in keys.boot),
+        boot=tuple(_BOOT_DEVICES[each] for each in keys.boot or (_FROM_NETWORK if from_network else ())),
         clock=_clock(keys.clock),
         graphics=graphics,
         video=_video(video_of(keys)),

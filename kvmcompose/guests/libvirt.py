@@ -125,6 +125,14 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         cdrom=_disks.media_path(body.libvirt_type) is not None
         or any(each.device == "cdrom" for each in body.disks),
     )
+    if body.libvirt_type.network_guest is not None and not machine.attachments:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(machine.kind, "libvirt_type", "network_guest"),
+            message="the machine has no interface to boot from",
+            hint="write interfaces: [{bridge: br0}]",
+            at_key=True,
+        )
     yield from _nics.check_domain(machine, body.max_cpus or body.cpus)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
@@ -133,7 +141,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         body.disks,
         machine.kind,
         files,
-        hardware=hardware(body, has_screen=False),
+        hardware=hardware(body, has_screen=False, from_network=body.libvirt_type.network_guest is not None),
         scaled=body.scaling is not None,
     )
     if body.cloud_init is not None:

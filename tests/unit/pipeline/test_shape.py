@@ -482,7 +482,11 @@ def test_each_problem_has_a_code_and_a_path(text: str, code: str, path: str) -> 
         (in_docker("scaling: {count: 1, counts: 1}"), "did you mean 'count'?"),
         (in_libvirt("libvirt_type: {iso-guest: {path: x}}"), "did you mean 'iso_guest'?"),
         (in_image("expand_gigabyte: 1"), "did you mean 'expand_gigabytes'?"),
-        (in_libvirt("image: nginx"), "it belongs under 'machines[].docker'"),
+        (
+            in_libvirt("image: nginx"),
+            "write libvirt_type: {cloud_image: {name: debian_12}}; a container has 'image' under 'docker'",
+        ),
+        (in_libvirt("entrypoint: x"), "it belongs under 'machines[].docker'"),
         (in_libvirt("environment: {}"), "it belongs under 'libvirt_type.cloud_image'"),
         (in_image("cpus: 1"), "it belongs 2 levels up, beside 'libvirt_type'"),
         (in_docker("interfaces: []"), "it belongs under 'scaling'"),
