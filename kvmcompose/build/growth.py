@@ -107,7 +107,7 @@ def enlarge(path: Path, size: int) -> str | None:
         process.run(resize_command(str(path), size))
     except process.ProcessError as error:
         if IN_USE in error.stderr:
-            return "when its guest is off: kvm-compose down && kvm-compose up"
+            return "while its guest runs: kvm-compose up"
         raise
     return None
 

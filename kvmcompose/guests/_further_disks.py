@@ -69,7 +69,7 @@ def disk_names(entries: Sequence[FurtherDisk]) -> list[str]:
 
 def _artefact_path(identity: str, name: str, entry: FurtherDisk) -> str:
     # a dot is in no name of a guest or a disk, so that no two of them have one path
-    return f"artefacts/{identity}.{name}.{'iso' if entry.device == 'cdrom' else 'qcow2'}"
+    return f"artefacts/{identity}.{name}{'-media.iso' if entry.device == 'cdrom' else '.qcow2'}"
 
 
 def further_artefacts(guest: GuestState, entries: Sequence[FurtherDisk]) -> Iterator[Artefact]:

@@ -34,7 +34,9 @@ class FakeNic(msgspec.Struct, frozen=True, gc=False):
 
 
 class FakeHardware(msgspec.Struct, gc=False):
-    """What a domain has. Memory in MiB; ``disks`` are targets; ``screen`` is its kind, "" for none."""
+    """What a domain has. Memory in MiB; ``disks`` are targets, ``further`` names of further disks;
+    ``screen`` is its kind, "" for none.
+    """
 
     memory_mb: int = 64
     most_memory_mb: int = 64
@@ -42,6 +44,7 @@ class FakeHardware(msgspec.Struct, gc=False):
     most_cpus: int = 1
     nics: list[FakeNic] = []
     disks: list[str] = []
+    further: list[str] = []
     screen: str = ""
 
 

@@ -109,7 +109,7 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
     project.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
     disk = project.folder / "artefacts" / "server-cloud-init.img"
     while_running = project.run("generate").stderr
-    assert "data kept, when its guest is off: kvm-compose down && kvm-compose up" in while_running
+    assert "data kept, while its guest runs: kvm-compose up" in while_running
     inode = disk.stat().st_ino
     project.run("down")
     project.run("up", timeout=1200)

@@ -270,7 +270,7 @@ def test_a_disk_in_use_grows_once_its_guest_is_off(built: Bench) -> None:
     with running(built, WEB):
         ran = built.run("generate")
         assert ran.status == 0, ran.said
-        said = f"{WEB} grows from 10.01 GiB to 20.01 GiB, data kept, when its guest is off: kvm-compose down"
+        said = f"{WEB} grows from 10.01 GiB to 20.01 GiB, data kept, while its guest runs: kvm-compose up"
         assert said in ran.err
         assert (built.folder / WEB).read_bytes() == data
         assert said in built.run("generate").err  # it is not forgotten

@@ -17,6 +17,7 @@ from kvmcompose.core.nic import Bandwidth, Rate, Trunk, Vlan
 from kvmcompose.core.xml_parts import parse_xml
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.interface import Capabilities, DomainNic, TpmHolder
+from kvmcompose.render.disks import ALIAS_PREFIX
 
 GUEST_NAMESPACE = "urn:kvmcompose:guest:1"
 NETWORK_NAMESPACE = "urn:kvmcompose:network:1"
@@ -353,6 +354,17 @@ def has_agent(domain: ET.Element) -> bool:
 
 def disk_targets(domain: ET.Element) -> list[str]:
     return [target.get("dev", "") for target in domain.iterfind("devices/disk/target")]
+
+
+def further_disks(domain: ET.Element) -> dict[str, ET.Element]:
+    """Return the disks with aliases of ours, by their names."""
+    found = {}
+    for disk in domain.iterfind("devices/disk"):
+        alias = disk.find("alias")
+        name = alias.get("name", "") if alias is not None else ""
+        if name.startswith(ALIAS_PREFIX):
+            found[name.removeprefix(ALIAS_PREFIX)] = disk
+    return found
 
 
 def disks(xml: str) -> Iterator[Disk]:

@@ -200,6 +200,7 @@ def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
                     edited=definition_record.is_edited(inactive, defined.definition, version),
                     nics=tuple(xmls.nics(root)),
                     disks=tuple(xmls.disk_targets(root)),
+                    further=tuple(xmls.further_disks(root)),
                     memory_mb=int(root.findtext("currentMemory") or 0) // _KIB_PER_MIB,
                     cpus=xmls.cpus(root),
                     agent=xmls.has_agent(root),

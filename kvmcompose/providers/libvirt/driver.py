@@ -25,6 +25,7 @@ from kvmcompose.providers.libvirt import (
     agent,
     agent_calls,
     alive,
+    alive_disks,
     consoles,
     neighbours,
     snapshot_tables,
@@ -202,17 +203,38 @@ class Libvirt:
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         doing = f"detach the NIC {mac} of the domain {name}"
+        return await self._detached(doing, name, functools.partial(alive.ask_to_detach_nic, mac=mac), seconds)
+
+    async def _detached(self, doing: str, name: str, ask: Callable[[Any], bool], seconds: float) -> bool:
+        """Ask until the guest has let go of a device; return whether it has within ``seconds``."""
         deadline = time.monotonic() + seconds
         with self._connection.watch(name) as changed:
             while True:
                 changed.clear()
-                if await self._on_domain(doing, name, alive.ask_to_detach_nic, mac=mac):
+                if await self._on_domain(doing, name, ask):
                     return True
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), min(left, _LOOK_AGAIN))
+
+    async def attach_disk(self, name: str, disk: str, xml: str) -> None:
+        doing = f"attach the disk {disk} to the domain {name}"
+        await self._on_domain(doing, name, alive_disks.attach_disk, disk=disk, xml=xml)
+
+    async def detach_disk(self, name: str, disk: str, seconds: float) -> bool:
+        doing = f"detach the disk {disk} of the domain {name}"
+        ask = functools.partial(alive_disks.ask_to_detach_disk, disk=disk)
+        return await self._detached(doing, name, ask, seconds)
+
+    async def change_medium(self, name: str, disk: str, xml: str) -> None:
+        doing = f"change the medium of the CD-ROM {disk} of the domain {name}"
+        await self._on_domain(doing, name, alive_disks.change_medium, disk=disk, xml=xml)
+
+    async def grow_disk(self, name: str, path: str, size: int) -> None:
+        doing = f"enlarge the disk {path} of the domain {name}"
+        await self._on_domain(doing, name, alive_disks.grow_disk, path=path, size=size)
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Press the power button every few seconds: a guest that is booting may ignore the first time."""

@@ -20,7 +20,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
-from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, nic_vlan, nics
+from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, further_disks, nic_vlan, nics
 from kvmcompose.providers.libvirt.fake_agent import fake_answer
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
@@ -72,6 +72,7 @@ def hardware(domain: ET.Element) -> FakeHardware:
         most_cpus=1 if vcpu is None else int(vcpu.text or 1),
         nics=[_nic(nic) for nic in domain.iterfind("devices/interface")],
         disks=disk_targets(domain),
+        further=list(further_disks(domain)),
         screen=graphics.get("type", "") if graphics is not None else "",
     )
 
@@ -197,6 +198,7 @@ class FakeHypervisor(FakeNetworks):
                     for nic in domain.hardware.nics
                 ),
                 disks=tuple(domain.hardware.disks),
+                further=tuple(domain.hardware.further),
                 memory_mb=domain.hardware.memory_mb,
                 cpus=domain.hardware.cpus,
                 agent=domain.agent and bool(domain.started),
@@ -361,6 +363,38 @@ class FakeHypervisor(FakeNetworks):
             hardware.nics = [nic for nic in hardware.nics if nic.mac != mac.lower()]
         self._host.keep(("domains", name), *ports)
         return True
+
+    async def attach_disk(self, name: str, disk: str, xml: str) -> None:
+        await self._host.call("attach_disk", f"{name}:{disk}")
+        domain = self._running(name, "attach a disk to")
+        target = ET.fromstring(xml).find("target")  # noqa: S314 (see above)
+        for hardware in _both(domain):
+            if disk not in hardware.further:
+                hardware.further.append(disk)
+                hardware.disks.append(target.get("dev", "") if target is not None else "")
+        self._host.keep(("domains", name))
+
+    async def detach_disk(self, name: str, disk: str, seconds: float) -> bool:
+        await self._host.call("detach_disk", f"{name}:{disk}")
+        domain = self._domain(name)
+        if disk in domain.hardware.further and domain.clings:
+            await asyncio.sleep(min(seconds, 0.1))
+            return False
+        for hardware in _both(domain):
+            hardware.further = [each for each in hardware.further if each != disk]
+        self._host.keep(("domains", name))
+        return True
+
+    async def change_medium(self, name: str, disk: str, xml: str) -> None:  # noqa: ARG002
+        await self._host.call("change_medium", f"{name}:{disk}")
+        self._running(name, "change a medium of")
+
+    async def grow_disk(self, name: str, path: str, size: int) -> None:
+        await self._host.call("grow_disk", f"{name}:{path.rpartition('/')[2]}")
+        domain = self._running(name, "enlarge a disk of")
+        place = self._disk_path(domain.project, path)
+        self._world.disks.setdefault(place, FakeDisk()).size = size
+        self._host.keep(("disks", place))
 
     async def open_console(self, name: str, *, force: bool) -> socket.socket:
         await self._host.call("open_console", name)

@@ -50,8 +50,8 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``made`` is what it runs as; ``defined`` is what its definition was made from, which its next start has.
     ``edited``: the definition was changed since by other means, such as virsh edit. ``nics`` and ``disks``
     (targets, such as vda) are those of the running domain, or of the definition of one that is off.
-    ``memory_mb`` (MiB) and ``cpus`` are what it has been given. ``agent``: something in the guest is
-    connected to the channel of the guest agent.
+    ``further`` are the names of those with an alias of ours. ``memory_mb`` (MiB) and ``cpus`` are what it has
+    been given. ``agent``: something in the guest is connected to the channel of the guest agent.
     """
 
     name: str
@@ -64,6 +64,7 @@ class ObservedDomain(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     edited: bool
     nics: tuple[DomainNic, ...]
     disks: tuple[str, ...]
+    further: tuple[str, ...] = ()
     memory_mb: int
     cpus: int
     agent: bool = False
@@ -245,6 +246,24 @@ class Hypervisor(Protocol):
 
     async def detach_nic(self, name: str, mac: str, seconds: float) -> bool:
         """Unplug the NIC with this MAC address; return whether the guest let go of it within ``seconds``."""
+
+    async def attach_disk(self, name: str, disk: str, xml: str) -> None:
+        """Plug the further disk of the name ``disk`` (a <disk>) into a running domain.
+
+        Raises DriverError without a free PCIe port. Its target is another one where the domain has that.
+        """
+
+    async def detach_disk(self, name: str, disk: str, seconds: float) -> bool:
+        """Unplug a further disk; return whether the guest let go of it within ``seconds``."""
+
+    async def change_medium(self, name: str, disk: str, xml: str) -> None:
+        """Open the tray of a CD-ROM of a running domain, and close it with the medium of ``xml`` (a <disk>).
+
+        Raises DriverError while the guest has locked the tray.
+        """
+
+    async def grow_disk(self, name: str, path: str, size: int) -> None:
+        """Enlarge the disk with the file ``path`` to ``size`` bytes while its domain runs."""
 
     async def shut_down_domain(self, name: str, seconds: float) -> bool:
         """Ask the guest to shut down; return whether it was off (or gone) within ``seconds``."""

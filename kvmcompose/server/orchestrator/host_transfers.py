@@ -117,7 +117,14 @@ class HostTransfers:
         ]
 
     def _in_use(self, running: Collection[str]) -> set[str]:
-        return {path for guest in self._guests if guest.name in running for path in guest.disks}
+        return {
+            path
+            for guest in self._guests
+            if guest.name in running
+            for path in guest.disks
+            # a guest that runs can get another disk
+            if path == guest.disks[0] or path in self._delivered
+        }
 
     def _check_room(self, held: Inventory, wanted: Mapping[str, WantedFile]) -> Iterator[Reason]:
         needed = sum(
@@ -202,7 +209,7 @@ class HostTransfers:
     ) -> None:
         for path, each in self._growing.items():
             if path in in_use:
-                step.say(f"{path} {each}, when its guest is off: kvm-compose down && kvm-compose up")
+                step.say(f"{path} {each}, while its guest runs")
                 continue
             if each.before != each.after:
                 await shielded(self._disks.grow(self._folder_there / path, each.after))

@@ -18,9 +18,11 @@ from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.stat_cache import StatMemo
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.transfer_plan import backing_file
+from kvmcompose.images.qcow2 import HEAD_BYTES, parse_header, read_header
 from kvmcompose.providers.guest.interface import Secret
 
 _LARGEST_KEY = 1 << 20
+_LONGEST_CHAIN = 64
 #: Artefacts are asked for by every look at what is up.
 _digests = StatMemo(digest_file, 100_000)
 #: A member's file that is read at several offsets is copied: in memory up to this size, at most up to that.
@@ -93,6 +95,22 @@ class ProjectFolder:
     def backing_file(self, path: str) -> str | None:
         """What a disk lies on. Raises KvmComposeError, or OSError."""
         return backing_file(str(self.location / path), self.member)
+
+    def image_size(self, path: str) -> int:
+        """The size of the image that a disk lies on in the end, in bytes, as a guest sees it.
+
+        Raises KvmComposeError, or OSError.
+        """
+        for _ in range(_LONGEST_CHAIN):
+            backing = self.backing_file(path)
+            if backing is None:
+                break
+            path = os.path.normpath(os.path.join(os.path.dirname(path), backing))  # noqa: PTH118, PTH120
+        if self.member is None:
+            return read_header(self.location / path).virtual_size
+        file = self.location / path
+        header = parse_header(self.member.read(file, HEAD_BYTES))
+        return header.virtual_size if header is not None else self.member.see(file).size
 
     def key_path(self, path: str) -> Path:
         """Where a private key is that the state names."""

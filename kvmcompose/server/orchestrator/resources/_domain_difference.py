@@ -9,6 +9,12 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
+from kvmcompose.server.orchestrator.resources._disk_difference import (
+    DiskChange,
+    of_disks,
+    restarts_of_disks,
+    unplugged,
+)
 from kvmcompose.server.orchestrator.resources._domain_spec import ASLEEP, OFF, DomainDetail, DomainSpec
 from kvmcompose.server.orchestrator.resources._guest_changes import changes_of, worded
 from kvmcompose.server.orchestrator.resources._nic_difference import nic_differences
@@ -24,6 +30,9 @@ _UNUSED = re.compile(
     r"($|\.|\[)|\.ready($|\.|_timeout)"
 )
 _SIZE = re.compile(r"\.(memory_mb|cpus)$")
+#: Keys of disks, which ``_disk_difference`` compares.
+_DISKS = re.compile(r"^\w+\.disks($|\[)")
+_DISK_SIZE = re.compile(r"\.libvirt_type\.(cloud_image|iso_guest)\.expand_gigabytes$")
 #: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.
 _PORT = frozenset({"bridge", "source"})
 _AT_START = frozenset({"ip", "prefix_length", "gateway", "mtu"})
@@ -46,6 +55,7 @@ class LiveChange(msgspec.Struct, frozen=True, kw_only=True):
     detach: tuple[str, ...] = ()
     memory_mb: int | None = None
     cpus: int | None = None
+    disks: DiskChange = DiskChange()
 
 
 class Judgement(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,26 +108,35 @@ def judge(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Ju
     """Return whether a guest has to restart for what it is made from now, and why."""
     if made is None:
         return Judgement(restart=True, pending=True, reasons=(Reason(ReasonCode.FORMAT),))
-    unplugged = [disk for disk in made.disks if disk not in detail.disks]
-    if unplugged and detail.disks:
-        gone = tuple(Reason(ReasonCode.MISSING, f"its disk {disk}") for disk in unplugged)
+    lost = [disk for disk in made.disks if disk not in detail.disks] + unplugged(made, spec, detail)
+    if lost and detail.disks:
+        gone = tuple(Reason(ReasonCode.MISSING, f"its disk {disk}") for disk in lost)
         return Judgement(restart=True, reasons=gone)
     if (made.xml, made.seed, made.media) == (spec.xml, spec.seed, spec.media):
         return Judgement()
     others = [
         each
         for each in changes_of({**made.guest, "interfaces": None}, {**spec.guest, "interfaces": None})
-        if not _UNUSED.search(each.subject) and not _SETUP.search(each.subject)
+        if not _UNUSED.search(each.subject)
+        and not _SETUP.search(each.subject)
+        and not _DISKS.search(each.subject)
+        and not (_DISK_SIZE.search(each.subject) and _is_growth(each))
     ]
     same_frame = made.frame == spec.frame != "" and made.media == spec.media
     if same_frame and not _has_fewer_cpus(made, spec):
         others = [each for each in others if not _SIZE.search(each.subject)]
+    others += restarts_of_disks(made, spec, detail, same_frame=same_frame)
     at_start = _of_nics(made, spec, same_frame=same_frame)
     reasons = tuple(worded([*others, *at_start.reasons]))
     if others or at_start.restart:
         return Judgement(restart=True, pending=not others and at_start.pending, reasons=reasons)
     # what changed otherwise, changes alive, or only scripts see it
     return Judgement() if same_frame else _of_files(made, spec)
+
+
+def _is_growth(reason: Reason) -> bool:
+    """Return whether a disk gets larger, which it does while its guest runs."""
+    return int(reason.before or 0) < int(reason.after or 0)
 
 
 def _has_fewer_cpus(made: DomainSpec, spec: DomainSpec) -> bool:
@@ -215,8 +234,9 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
     edits = [reason for each in changes.values() for reason in each.edits]
     repairs = [reason for each in changes.values() for reason in each.repairs]
     plugged, missing = _plugged(before, after, detail)
-    edits += plugged
-    repairs += missing
+    disks = of_disks(made, spec, detail)
+    edits += [*plugged, *disks.edits]
+    repairs += [*missing, *disks.repairs]
     if detail.edited:
         repairs.append(Reason(ReasonCode.EDITED, "its definition in libvirt"))
     keys = () if same else ("memory_mb", "cpus")
@@ -232,6 +252,7 @@ def alive(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Li
         detach=tuple(mac for mac in detail.taps if mac not in after),
         memory_mb=changed.get("memory_mb"),
         cpus=changed.get("cpus"),
+        disks=disks,
     )
 
 

@@ -15,6 +15,7 @@ from kvmcompose.core.nic import Bandwidth, Vlan
 from kvmcompose.core.state import Interface
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt.definitions import parse
+from kvmcompose.render.disks import ALIAS_PREFIX
 from kvmcompose.render.domain import DOMAIN_FORMAT
 
 #: States of libvirt in which nothing of a guest runs.
@@ -27,13 +28,32 @@ _guard = threading.Lock()
 _MOST_FRAMES = 50_000
 
 
+class FurtherDiskSpec(msgspec.Struct, frozen=True, gc=False):
+    """What a further disk is made from: a digest of its definition, without its target and medium.
+
+    ``medium`` of a CD-ROM is a digest of its content, "" for none.
+    """
+
+    digest: str
+    bus: str
+    is_cdrom: bool = False
+    file: str = ""
+    medium: str = ""
+
+    @property
+    def is_pluggable(self) -> bool:
+        """Whether QEMU plugs it in and out of a guest that runs."""
+        return self.bus in ("virtio", "scsi", "usb")
+
+
 class DomainSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a domain is made from. It is stored in the metadata of the domain.
 
     ``version`` is that of the XML, 0 for what version 0.1 made.
     ``guest`` is the guest's part of ``state.json``; there are digests in place of the values of an
     environment. ``xml``, ``seed`` and ``media`` are digests of its files. ``frame`` is that of the definition
-    without what may change while the guest runs, ``disks`` are the targets of the disks. ``waiting``: some of
+    without what may change while the guest runs, ``disks`` are the targets of the disks,
+    ``further`` the further disks by name. ``waiting``: some of
     what was edited waits for the next start of the guest.
     """
 
@@ -42,6 +62,7 @@ class DomainSpec(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     xml: str
     frame: str = ""
     disks: tuple[str, ...] = ()
+    further: dict[str, FurtherDiskSpec] = {}
     seed: str | None = None
     media: str | None = None
     waiting: bool = False
@@ -62,8 +83,8 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     port has another, or none. ``answering``: taps at which the host answers ARP requests.
     ``links`` and ``bandwidths`` are those of the NICs by MAC address, ``vlans`` those of the ports by tap.
     ``shaped`` and ``policed``: taps whose ports limit what the guest receives, or sends.
-    ``disks`` are the targets of its disks. ``edited``: its definition was changed by other means than ours.
-    ``stamped`` is whether it bears what it was made from.
+    ``disks`` are the targets of its disks, ``further`` the names of its further ones. ``edited``: its
+    definition was changed by other means than ours. ``stamped`` is whether it bears what it was made from.
     """
 
     name: str
@@ -80,19 +101,24 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     shaped: tuple[str, ...] = ()
     policed: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
+    further: frozenset[str] = frozenset()
     edited: bool = False
     stamped: bool = True
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
-    """What of a definition cannot change while its guest runs: a digest, and the targets of the disks."""
+    """What of a definition cannot change while its guest runs: a digest, and the targets of the disks.
+
+    ``further`` are the further disks by name, which are not part of the digest.
+    """
 
     digest: str
     disks: tuple[str, ...] = ()
+    further: Mapping[str, FurtherDiskSpec] = {}
 
 
 def frame_of(xml: str) -> Frame:
-    """Return the frame of a definition: it without interfaces, ports for them, current memory and CPUs.
+    """Return the frame of a definition: it without interfaces, ports, further disks, current memory and CPUs.
 
     It has no digest if the text is no definition. The user may have edited it, so it is parsed: patterns for
     what lies between tags take a time that grows with the square of a text that closes none.
@@ -100,20 +126,61 @@ def frame_of(xml: str) -> Frame:
     try:
         root = ET.fromstring(xml)  # noqa: S314 (expat bounds how entities grow)
         devices = root.find("devices")
+        further = _take_further(devices) if devices is not None else {}
         disks = tuple(each.get("dev", "") for each in root.iterfind("devices/disk/target"))
         for parent, path in (
             (root, "currentMemory"),
             (devices, "interface"),
             (devices, "controller[@type='pci']"),
+            (devices, "controller[@type='scsi'][@index='0']"),
         ):
             if parent is not None:
                 gone = set(parent.findall(path))
                 parent[:] = [each for each in parent if each not in gone]
         for each in root.findall("vcpu"):
             each.attrib.pop("current", None)
-        return Frame(hashlib.sha256(ET.tostring(root)).hexdigest(), disks)
+        return Frame(hashlib.sha256(ET.tostring(root)).hexdigest(), disks, further)
     except (ET.ParseError, RecursionError):
         return Frame("")
+
+
+def further_name(disk: ET.Element) -> str | None:
+    """Return the name of a further disk, None for another disk."""
+    alias = disk.find("alias")
+    name = alias.get("name", "") if alias is not None else ""
+    return name.removeprefix(ALIAS_PREFIX) if name.startswith(ALIAS_PREFIX) else None
+
+
+def _take_further(devices: ET.Element) -> dict[str, FurtherDiskSpec]:
+    """Remove the further disks from the devices of a definition, and return them by name."""
+    found = {}
+    for disk in devices.findall("disk"):
+        name = further_name(disk)
+        if name is None:
+            continue
+        devices.remove(disk)
+        target, source = disk.find("target"), disk.find("source")
+        is_cdrom = disk.get("device") == "cdrom"
+        file = source.get("file", "") if source is not None else ""
+        if target is not None:
+            target.attrib.pop("dev", None)  # it follows from the place in the list
+        if is_cdrom and source is not None:
+            disk.remove(source)
+        found[name] = FurtherDiskSpec(
+            hashlib.sha256(ET.tostring(disk).strip()).hexdigest(),
+            target.get("bus", "") if target is not None else "",
+            is_cdrom,
+            file,
+        )
+    return found
+
+
+def disk_xml(xml: str, name: str) -> str:
+    """Return the <disk> of a further disk in a definition. Raises DriverError without one."""
+    for each in parse(xml, "domain").iterfind("devices/disk"):
+        if further_name(each) == name:
+            return ET.tostring(each, encoding="unicode")
+    raise DriverError(f"the definition has no disk {name}", hint="was its XML edited?")
 
 
 def frame(digest: str, read: Callable[[], str]) -> Frame:

@@ -20,12 +20,14 @@ from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.resources import (
+    _disk_difference,
     _domain_checks,
     _domain_difference,
     _domain_spec,
     disk,
     reachable,
 )
+from kvmcompose.server.orchestrator.resources._disk_difference import BOOT_DISK, DiskChange, DiskSize
 from kvmcompose.server.orchestrator.resources._domain_spec import (
     ASLEEP,
     OFF,
@@ -49,6 +51,7 @@ RUNS = True
 #: Guests that shut down at a time, on one host.
 SHUT_DOWNS = 16
 _DETACH_SECONDS = 30.0
+_GIB = 1 << 30
 
 compare = _domain_difference.compare
 
@@ -81,9 +84,24 @@ def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
         xml=xml,
         frame=frame.digest if frame is not None else "",
         disks=frame.disks if frame is not None else (),
+        further=_further(run.files, digests, frame) if frame is not None else {},
         seed=_digest(digests, guest, "-cloud-init.iso"),
-        media=_digest(digests, guest, "-media.iso"),
+        media=_digest(digests, guest, f"/{guest.state.identity}-media.iso"),
     )
+
+
+def _further(
+    files: Sequence[str], digests: Mapping[str, str], frame: _domain_spec.Frame
+) -> dict[str, _domain_spec.FurtherDiskSpec]:
+    """Return the further disks of a guest, with digests of the media that are in CD-ROMs."""
+    found = dict(frame.further)
+    for name, each in frame.further.items():
+        if each.is_cdrom and each.file:
+            path = next((path for path in files if each.file.endswith(f"/{path}")), each.file)
+            found[name] = msgspec.structs.replace(each, medium=digests.get(path, path))
+        else:
+            found[name] = msgspec.structs.replace(each, file="")  # it follows from the name
+    return found
 
 
 def _digest(digests: Mapping[str, str], guest: LoadedGuest, end: str) -> str | None:
@@ -143,6 +161,7 @@ def _described(
             policed=tuple(tap for tap in taps.values() if tap in ports and ports[tap][1].policed),
             answering=tuple(tap for tap in taps.values() if tap in answering),
             disks=domain.disks,
+            further=frozenset(domain.further),
             edited=domain.edited,
             stamped=bool(domain.made),
         )
@@ -196,6 +215,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         return  # it is off, and is to stay so
     if guest.name in work.up.recreate:
         await _reset_disk(work, host, guest)
+    await _grow_off(work, host, guest, change)
     work.running.add(guest.name)
     await work.starter.start(guest, STAGE, made)
     if state == "paused":
@@ -249,6 +269,7 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
     for mac in changes.attach:
         await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
         step.say(f"interface {mac} is attached; it is configured at the latest when the guest starts again")
+    await _change_disks(work, host, guest, detail.name, changes.disks, xml, step)
     if changes.memory_mb is not None:
         await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
     if changes.cpus is not None:
@@ -260,6 +281,64 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
         await shielded(host.hypervisor.stamp_domain(detail.name, _domain_spec.encode(now)))
         if now.waiting:
             step.say(f"its new address or MTU is used from its next start: kvm-compose restart {guest.name}")
+
+
+async def _change_disks(
+    work: Work,
+    host: HostDrivers,
+    guest: LoadedGuest,
+    domain: str,
+    changes: DiskChange,
+    xml: str,
+    step: RunningStep,
+) -> None:
+    """Plug disks of a guest that runs in and out, change media of its CD-ROMs, and grow its disks."""
+    hypervisor = host.hypervisor
+    for name in changes.detach:
+        if not await hypervisor.detach_disk(domain, name, _DETACH_SECONDS):
+            raise DriverError(
+                f"{guest.name} has not released the disk {name} within {_DETACH_SECONDS:g} s",
+                hint=f"unmount it in the guest, or: kvm-compose restart {guest.name}",
+            )
+        step.say(f"disk {name} is detached")
+    for name in changes.attach:
+        await shielded(hypervisor.attach_disk(domain, name, _domain_spec.disk_xml(xml, name)))
+        step.say(f"disk {name} is attached")
+    for name in changes.media:
+        await shielded(hypervisor.change_medium(domain, name, _domain_spec.disk_xml(xml, name)))
+        step.say(f"the CD-ROM {name} has another medium")
+    for path, size in (await in_thread(_disk_bytes, work, guest, changes.grow)).items():
+        file = f"{work.testbed.state.testbed_host_shared_config.project_folder}/{path}"
+        await shielded(hypervisor.grow_disk(domain, file, size))
+        step.say(f"{path} grows, data kept: the guest has to enlarge what is on it")
+
+
+def _disk_bytes(work: Work, guest: LoadedGuest, sizes: Mapping[str, DiskSize]) -> dict[str, int]:
+    """Return how large disks are to be in bytes, by their paths. Reads headers of images.
+
+    Raises KvmComposeError, or OSError.
+    """
+    found = {}
+    for name, size in sizes.items():
+        path = guest.run.boot_disk if guest.run is not None and name == BOOT_DISK else None
+        path = path or next((each for each in guest.disks if each.endswith(f".{name}.qcow2")), None)
+        if path is not None:
+            image = 0 if size.is_whole else work.testbed.source.image_size(path)
+            found[path] = image + size.gigabytes * _GIB
+    return found
+
+
+async def _grow_off(work: Work, host: HostDrivers, guest: LoadedGuest, change: Change) -> None:
+    """Grow the disks of a guest that is off, and ran when they were built."""
+    assert change.wanted is not None  # noqa: S101 (see apply)
+    found = change.found
+    if found is None or found.spec is None or change.verb is not Verb.RESTART:
+        return
+    sizes = _disk_difference.of_disks(found.spec, change.wanted.spec.made, found.detail).grow
+    for path, size in (await in_thread(_disk_bytes, work, guest, sizes)).items():
+        there = work.context.folder_on(host) / path
+        if (await host.disks.header(there)).virtual_size < size:
+            await shielded(host.disks.grow(there, size))
 
 
 async def _place(

@@ -33,7 +33,7 @@ class _Then(msgspec.Struct, frozen=True):
 
 def is_in_snapshots(guest: LoadedGuest) -> bool:
     """Return whether a guest has a disk of its own."""
-    return guest.domain is not None and guest.domain.boot_disk is not None
+    return guest.domain is not None and bool(guest.domain.image_disks)
 
 
 def check_snapshot(guest: LoadedGuest, command: Snapshot, state: str) -> None:
