@@ -93,7 +93,9 @@ class Sizes:
             reason = f"its clones grow to {in_gib(wanted)}, data kept; their golden image stays as it is"
             return msgspec.structs.replace(known, action=Disposition.GROW, reasons=(reason,))
         reason = f"grows {change}, data kept" if found < wanted else f"has {in_gib(wanted)} already"
-        return msgspec.structs.replace(known, action=Disposition.GROW, reasons=(reason,), size=wanted)
+        # one that has grown while its guest runs cannot be opened now, and need not
+        size = wanted if found < wanted else None
+        return msgspec.structs.replace(known, action=Disposition.GROW, reasons=(reason,), size=size)
 
 
 def enlarge(path: Path, size: int) -> str | None:

@@ -1,0 +1,180 @@
+"""Disks of a guest that runs, on a real host: plugged in, written, grown, kept over a restart, unplugged."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from kvm import Project
+
+if TYPE_CHECKING:
+    from hosts import TestHost
+
+pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
+
+YAML = """\
+machines:
+  - name: db
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: micro}}
+      disks:
+        - {name: cd, device: cdrom, path: one.iso}
+network:
+  bridges: [{name: br0, subnet: 10.79.0.0/24}]
+  external_bridge: br0
+"""
+CD = "        - {name: cd, device: cdrom, path: one.iso}\n"
+DATA = "        - {name: data, size_gigabytes: 1}\n"
+#: Prints the device with a serial number, in a guest without udev.
+BY_SERIAL = (
+    'for each in /sys/block/*; do [ "$(cat $each/serial 2>/dev/null)" = %s ] && echo ${each##*/}; done; true'
+)
+
+
+class Running:
+    """The testbed, and what its guest has."""
+
+    def __init__(self, project: Project) -> None:
+        self.project, self.host = project, project.host
+
+    def pid(self) -> str:
+        return self.host.run(["pgrep", "-f", f"guest={self.project.name}-db"]).stdout.strip()
+
+    def device(self, serial: str) -> str:
+        return self.project.inside("db", "sh", "-c", BY_SERIAL % serial).strip()
+
+    def size(self, device: str) -> int:
+        """In bytes."""
+        return 512 * int(self.project.inside("db", "cat", f"/sys/block/{device}/size"))
+
+    def sum(self, device: str) -> str:
+        return self.project.inside("db", "sh", "-c", f"head -c 4M /dev/{device} | sha256sum").split()[0]
+
+    def up(self) -> str:
+        """``up``, without a restart; then nothing differs."""
+        before = self.pid()
+        said = self.project.run("up").stderr
+        assert self.pid() == before, said
+        assert self.project.json("status")["differences"] == [], said
+        return said
+
+    def medium(self) -> str:
+        """The digest of what QEMU has opened as the medium of the CD-ROM, "" for none."""
+        shown = self.host.run(["ls", "-l", f"/proc/{self.pid()}/fd"]).stdout
+        found = re.findall(r"-> (\S+\.iso)$", shown, re.MULTILINE)
+        (path,) = [each for each in found if "cloud-init" not in each] or [""]
+        return path.rpartition("/")[2]
+
+
+def iso(name: str) -> str:
+    """A text that has the mark of an ISO 9660 image, and differs by name."""
+    return ("\0" * 32769 + "CD001" + name).ljust(65536, "\0")
+
+
+@pytest.fixture(scope="module")
+def running(real_host: TestHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    files = {"kvm-compose.yaml": YAML, "one.iso": iso("one"), "two.iso": iso("two")}
+    project = Project(real_host, tmp_path_factory.mktemp("disks"), "disks", files)
+    try:
+        project.run("up")
+        yield Running(project)
+    finally:
+        project.run("down", "--purge", "--timeout", "0", status=None)
+
+
+def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> None:
+    project, folder = running.project, running.project.folder
+    # in front of the other entry: a place in the list means nothing to those that run
+    project.edit(CD, f"{DATA}{CD}")
+    assert "disk data is attached" in running.up()
+    device = running.device("data")
+    assert running.size(device) == 1 << 30
+    written = project.inside(
+        "db",
+        "sh",
+        "-c",
+        f"head -c 4M /dev/urandom >/tmp/it && cat /tmp/it >/dev/{device} && sync; sha256sum /tmp/it",
+    ).split()[0]
+    assert running.sum(device) == written
+
+    # it grows with its data, as does the boot disk
+    project.edit("size_gigabytes: 1", "size_gigabytes: 2")
+    project.edit("{name: micro}", "{name: micro, expand_gigabytes: 1}")
+    boot = running.size("vda")
+    assert "data kept" in running.up()
+    assert (running.size(device), running.size("vda")) == (2 << 30, boot + (1 << 30))
+    assert running.sum(device) == written
+    assert "nothing to do" in running.up()
+    project.edit("size_gigabytes: 2", "size_gigabytes: 1")
+    refused = project.run("up", status=None)
+    assert "do not shrink: 2 GiB -> 1 GiB" in refused.stderr
+    assert "size_gigabytes: 2 keeps it" in refused.stderr
+    project.edit("size_gigabytes: 1", "size_gigabytes: 2")
+
+    # snapshots include it
+    project.run("snapshot", "create", "first")
+    project.inside("db", "sh", "-c", f"head -c 4M /dev/zero >/dev/{device}; sync")
+    assert running.sum(device) == hashlib.sha256(bytes(4 << 20)).hexdigest()
+    project.run("snapshot", "restore", "first")
+    assert running.sum(running.device("data")) == written
+
+    # off and on: the place in the list is the target now
+    project.run("down")
+    project.run("up")
+    device = running.device("data")
+    assert running.sum(device) == written
+
+    # unplugged by hand, it comes back; without its entry it goes, and its file stays
+    target = running.host.virsh("domblklist", "disks-db").stdout
+    (data,) = re.findall(r"(vd\w+)\s+\S+db\.data\.qcow2", target)
+    running.host.virsh("detach-disk", "disks-db", data, "--live")
+    assert any("disk data" in each for each in project.json("status")["differences"])
+    assert "disk data is attached" in running.up()
+    assert running.sum(running.device("data")) == written
+    project.edit(DATA.replace("1", "2"), "")
+    said = running.up()
+    assert "disk data is detached" in said
+    assert "a disk of db stays: artefacts/db.data.qcow2" in said
+    assert not running.device("data")
+    assert (folder / "artefacts/db.data.qcow2").is_file()
+
+
+def test_the_medium_of_a_cd_rom_is_changed(running: Running) -> None:
+    assert running.medium() == "one.iso"
+    running.project.edit("path: one.iso", "path: two.iso")
+    assert "the CD-ROM cd has another medium" in running.up()
+    assert running.medium() == "two.iso"
+    running.project.edit(", path: two.iso", "")
+    running.up()
+    assert running.medium() == ""
+    running.project.edit("device: cdrom", "device: cdrom, path: one.iso")
+    running.up()
+    assert running.medium() == "one.iso"
+
+
+def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
+    """The first on scsi brings its controller."""
+    one, other = (f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb"))
+    more = f"{CD}{one}{other}"
+    running.project.edit(CD, more)
+    said = running.up()
+    assert "disk s is attached" in said
+    assert "disk u is attached" in said
+    running.project.edit(more, CD)
+    running.up()
+    disks = running.host.virsh("domblklist", "disks-db").stdout
+    assert "db.s.qcow2" not in disks
+    assert "db.u.qcow2" not in disks
+
+
+def test_a_qcow2_disk_of_a_guest_that_was_shut_off_is_sound(running: Running) -> None:
+    running.project.run("down")
+    for path in running.project.folder.glob("artefacts/db*.qcow2"):
+        subprocess.run(["qemu-img", "check", str(path)], check=True, capture_output=True)  # noqa: S607
