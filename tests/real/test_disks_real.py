@@ -32,6 +32,8 @@ network:
 """
 CD = "        - {name: cd, device: cdrom, path: one.iso}\n"
 DATA = "        - {name: data, size_gigabytes: 1}\n"
+#: The digest of 4 MiB that nothing was written to.
+EMPTY = hashlib.sha256(bytes(4 << 20)).hexdigest()
 #: Prints the device with a serial number, in a guest without udev.
 BY_SERIAL = (
     'for each in /sys/block/*; do [ "$(cat $each/serial 2>/dev/null)" = %s ] && echo ${each##*/}; done; true'
@@ -47,6 +49,9 @@ class Running:
     def pid(self) -> str:
         return self.host.run(["pgrep", "-f", f"guest={self.project.name}-db"]).stdout.strip()
 
+    def root(self, script: str) -> str:
+        return self.project.inside("db", "sudo", "sh", "-c", script)
+
     def device(self, serial: str) -> str:
         return self.project.inside("db", "sh", "-c", BY_SERIAL % serial).strip()
 
@@ -55,7 +60,7 @@ class Running:
         return 512 * int(self.project.inside("db", "cat", f"/sys/block/{device}/size"))
 
     def sum(self, device: str) -> str:
-        return self.project.inside("db", "sh", "-c", f"head -c 4M /dev/{device} | sha256sum").split()[0]
+        return self.root(f"dd if=/dev/{device} bs=1M count=4 2>/dev/null | sha256sum").split()[0]
 
     def up(self) -> str:
         """``up``, without a restart; then nothing differs."""
@@ -96,12 +101,9 @@ def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> N
     assert "disk data is attached" in running.up()
     device = running.device("data")
     assert running.size(device) == 1 << 30
-    written = project.inside(
-        "db",
-        "sh",
-        "-c",
-        f"head -c 4M /dev/urandom >/tmp/it && cat /tmp/it >/dev/{device} && sync; sha256sum /tmp/it",
-    ).split()[0]
+    fill = f"dd if=/dev/urandom of=/tmp/it bs=1M count=4 2>/dev/null && cat /tmp/it >/dev/{device} && sync"
+    written = running.root(f"{fill} && sha256sum /tmp/it").split()[0]
+    assert written != EMPTY
     assert running.sum(device) == written
 
     # it grows with its data, as does the boot disk
@@ -120,8 +122,8 @@ def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> N
 
     # snapshots include it
     project.run("snapshot", "create", "first")
-    project.inside("db", "sh", "-c", f"head -c 4M /dev/zero >/dev/{device}; sync")
-    assert running.sum(device) == hashlib.sha256(bytes(4 << 20)).hexdigest()
+    running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
+    assert running.sum(device) == EMPTY
     project.run("snapshot", "restore", "first")
     assert running.sum(running.device("data")) == written
 
