@@ -28,6 +28,7 @@ MACHINE = """\
       memory_mb: 128
       libvirt_type: {cloud_image: {name: debian_12%s}}
 """
+FAR_MACHINE = "name: far\n    interfaces: [{bridge: br2}]\n    libvirt: {"
 FAR = "far-cloud-init.img"
 CLONE = "worker-3-linked-clone.qcow2"
 NOTE = "/root/note"
@@ -356,3 +357,41 @@ def test_a_plan_counts_the_disks_that_move_and_the_room_that_they_take(labs: Lab
     assert (hosts["three"].bytes_to_send, hosts["three"].disk_bytes) == (0, 0)
     assert all(each.disk_free for each in hosts.values())
     assert "is up" in labs.text(labs.must(Up()))
+
+
+@pytest.mark.parametrize("source", ["image: debian_12", "size_gigabytes: 1"])
+def test_a_further_disk_moves_with_its_guest(labs: Lab, source: str) -> None:  # noqa: F811
+    """One that lies on nothing is sent as it is from the main host, as a copy of an image is."""
+    labs.bench.edit(FAR_MACHINE, f"{FAR_MACHINE}disks: [{{name: data, {source}}}], ")
+    labs.bench.generate()
+    labs.must(Up())
+    name = "far.data.qcow2"
+    found = disk(labs, "three", name)
+    assert found is not None
+    found.written, found.markers = True, {NOTE: "kept"}
+    labs.drivers.keep()
+    for before, after in (("three", "two"), ("two", "one"), ("one", "three")):
+        place(labs, before, after)
+        action = labs.must(Up())
+        if "image" in source or before != "one":
+            assert f"the disk artefacts/{name} of far moved from {before} to {after}" in labs.text(action)
+        there = disk(labs, after, name)
+        assert there is not None
+        if "image" in source or after != "three":
+            assert there.markers == {NOTE: "kept"}
+        assert all(disk(labs, host, name) is None for host in {"two", "three"} - {after})
+        assert "is up already" in labs.text(labs.must(Up()))
+
+
+def test_a_guest_on_another_host_gets_another_disk_while_it_runs(labs: Lab) -> None:  # noqa: F811
+    labs.must(Up())
+    started = {each.started for each in labs.drivers.worlds["three"].domains.values()}
+    labs.bench.edit(FAR_MACHINE, f"{FAR_MACHINE}disks: [{{name: data, size_gigabytes: 1}}], ")
+    labs.bench.generate()
+    labs.must(Up())
+    assert "three/attach_disk:lab-far:data" in labs.drivers.calls
+    assert disk(labs, "three", "far.data.qcow2") is not None
+    assert {each.started for each in labs.drivers.worlds["three"].domains.values()} == started
+    # what it has is not sent again while it runs
+    labs.drivers.calls.clear()
+    assert "is up already" in labs.text(labs.must(Up()))
