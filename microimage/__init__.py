@@ -35,6 +35,7 @@ _PROGRAMS = {
     "coreutils": {"usr/bin/nohup": "usr/bin/nohup", "usr/bin/printenv": "usr/bin/printenv"},
     "dropbear-bin": {"usr/bin/dropbear": "usr/sbin/dropbear", "usr/bin/dropbearkey": "usr/bin/dropbearkey"},
     "e2fsprogs": {"usr/bin/resize2fs": "sbin/resize2fs"},
+    "qemu-guest-agent": {"usr/bin/qemu-ga": "usr/sbin/qemu-ga"},
     # dropbear expects it at this path
     "openssh-sftp-server": {"usr/lib/sftp-server": "usr/lib/openssh/sftp-server"},
 }
@@ -48,6 +49,7 @@ _MODULES = (
     "virtio_net",
     "virtio_rng",
     "virtio_balloon",
+    "virtio_console",
     "isofs",
     "button",
     "evdev",

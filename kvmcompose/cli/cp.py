@@ -22,7 +22,8 @@ examples:
 Runs the system's scp with the guest's key and host key. Files of containers are copied
 through the server, as by docker cp: relative paths in them are below /, and files that
 are copied to them belong to root. What comes from a container stays in the target: links
-out of it, devices and the like are left out.
+out of it, devices and the like are left out. So are files of guests without a way for SSH
+that have the QEMU guest agent.
 """
 
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     deployment = open_target(arguments)
     known = {guest.name: guest for guest in deployment.server.access(deployment.name)}
     guest = known[guest_named(deployment, known, guests.pop())]
-    if not guest.by_ssh:
+    if not guest.by_ssh or guest.by_agent:
         from kvmcompose.cli import _guest_files
 
         copy = _guest_files.fetch if sources != {None} else _guest_files.send

@@ -58,6 +58,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     Paths are on the server's machine. ``hostname`` is what the guest calls itself; None, as from an earlier
     server, stands for ``domain``. ``address`` is None for a guest that has no connection to the main host.
     With ``through_server`` only the server reaches it: a client connects by the server's WebSocket ``ssh``.
+    ``by_agent``: the server enters it by its guest agent, as SSH has no way to it, or ``ready`` says so.
     ``via`` is set for a guest on another host than the main host: ``libvirt_uri`` is then a URI on that host.
     """
 
@@ -77,6 +78,7 @@ class GuestAccess(msgspec.Struct, frozen=True, kw_only=True):
     through_server: bool = False
     runtime: Annotated[str, msgspec.Meta(pattern=RUNTIME_PATTERN)] = LIBVIRT
     engine: EngineAccess | None = None
+    by_agent: bool = False
 
     @property
     def by_ssh(self) -> bool:

@@ -13,6 +13,10 @@ class NotInstalledError(DriverError):
     """A program is not installed on a host."""
 
 
+class AgentSilentError(DriverError):
+    """The guest agent of a guest is not connected, or answers nothing in time: another question is no use."""
+
+
 class NoSuchPathError(DriverError):
     """A guest has no file or folder of a name."""
 

@@ -55,7 +55,8 @@ class FakeDomain(msgspec.Struct, gc=False):
     ``off`` why it is off, where that is known. ``made`` is what it runs as, ``defined`` what its definition
     says, and its next start; likewise ``hardware`` and ``next_hardware``. ``edited``: its definition was, by
     hand. ``clings``: its guest lets go of no device. ``answers_arp``: taps at which the host answers.
-    ``agent``: a guest agent is connected while it runs; waiting for one is enough.
+    ``agent``: a guest agent is connected while it runs; waiting for one is enough. ``agent_addresses``: what
+    it says of its NICs.
     """
 
     project: str
@@ -74,6 +75,7 @@ class FakeDomain(msgspec.Struct, gc=False):
     clings: bool = False
     answers_arp: list[str] = []
     agent: bool = False
+    agent_addresses: list[str] = []
 
 
 class FakeDisk(msgspec.Struct, gc=False):

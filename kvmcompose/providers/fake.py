@@ -48,7 +48,7 @@ class FakeDrivers(Worlds):
         fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
-            hypervisor=FakeHypervisor(fake, host.libvirt_uri),
+            hypervisor=FakeHypervisor(fake, host.libvirt_uri, self.shell().inside),
             switches=FakeSwitches(fake),
             links=FakeLinks(fake),
             disks=FakeDisks(fake),

@@ -1,4 +1,7 @@
-"""Runs one command in a guest such that it can be ended, and reports its output line by line."""
+"""Runs one command in a guest such that it can be ended, and reports its output line by line.
+
+The scripts are for every way into a guest with a shell.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from kvmcompose.providers.guest.interface import Input, Login, OnLine
 
 log = logging.getLogger(__name__)
 
-_KILL_SECONDS = 15.0
+KILL_SECONDS = 15.0
 #: How long to read the output of background processes after a command has exited, in seconds.
 _REST_SECONDS = 1.5
 #: How much input may wait for the network, in bytes, and how often to look whether it still does, in seconds.
@@ -30,7 +33,7 @@ _LOOK_SECONDS = 0.02
 #: would not wait for the command. So this shell exists as long as the command does, and is found by the mark
 #: in front of this script. The command is looked up first: busybox's shell would prefer its own version, such
 #: as a ping that lacks root's rights.
-_START = """\
+START = """\
 exec 2>&1
 case "$1" in */*) ;; *)
     path=$(command -v "$1")
@@ -42,7 +45,7 @@ exit $?"""
 #: processes of their sessions. The mark is passed on standard input, so that this shell does not match
 #: itself. Uses only builtins: starting programs is slow under emulation, and busybox's grep stops at the
 #: first zero byte.
-_END = """\
+END = """\
 read -r mark
 all=" "
 for file in /proc/[0-9]*/cmdline; do
@@ -83,8 +86,12 @@ kill -KILL $all 2>/dev/null
 wait_for_end
 exit 1"""
 #: Only root can end what was started with sudo.
-_END_AS_ROOT = """\
+END_AS_ROOT = """\
 if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n sh -c "$0"; else exec sh -c "$0"; fi"""
+
+
+#: Ends when the first-boot set-up is complete.
+WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
@@ -155,7 +162,7 @@ class GuestCommand:
         self._connection = connection
         self._login = login
         self._mark = f"kvm-compose-{secrets.token_hex(8)}"
-        self._words = shlex.join(["sh", "-c", f": {self._mark}\n{_START}", "sh", *argv])
+        self._words = shlex.join(["sh", "-c", f": {self._mark}\n{START}", "sh", *argv])
         self._lines = Lines(on_line)
 
     async def follow(self) -> int:
@@ -203,7 +210,7 @@ class GuestCommand:
     async def end(self) -> None:
         """End it in the guest. Logs a failure: when the guest does not answer, nothing more can be done."""
         try:
-            async with asyncio.timeout(_KILL_SECONDS):
+            async with asyncio.timeout(KILL_SECONDS):
                 try:
                     status = await self._end_on(self._connection)
                 except asyncssh.ChannelOpenError:
@@ -219,7 +226,7 @@ class GuestCommand:
                 log.warning("a command in %s did not end", self._login.guest)
 
     async def _end_on(self, connection: asyncssh.SSHClientConnection) -> int | None:
-        words = shlex.join(["sh", "-c", _END_AS_ROOT, _END])
+        words = shlex.join(["sh", "-c", END_AS_ROOT, END])
         done = await connection.run(
             words, **(SILENT | {"stdin": asyncssh.PIPE, "input": f"{self._mark}\n".encode()})
         )

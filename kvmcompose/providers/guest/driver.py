@@ -22,7 +22,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.ssh import SILENT, text_of
 from kvmcompose.providers.guest.answers import wait_answer
-from kvmcompose.providers.guest.command import GuestCommand
+from kvmcompose.providers.guest.command import WAIT_UNTIL_READY, GuestCommand
 from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect, reach
 from kvmcompose.providers.guest.interface import Input, Login, OnLine
 from kvmcompose.providers.guest.known_hosts import known_hosts
@@ -37,7 +37,6 @@ _SESSIONS = 7
 #: How long a connected guest may take to answer, in seconds.
 _ANSWER_SECONDS = 20.0
 
-_WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
 _NO_ROUTE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT}
 
 
@@ -219,7 +218,7 @@ class SshShell:
             try:
                 connection = await self._connection(login)
                 progress.logged_in()
-                done = await connection.run(_WAIT_UNTIL_READY, **SILENT)
+                done = await connection.run(WAIT_UNTIL_READY, **SILENT)
                 if done.exit_status == 0:
                     return
             except (OSError, asyncssh.Error) as error:

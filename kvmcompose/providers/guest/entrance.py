@@ -72,7 +72,12 @@ def as_user(login: Login, user: str | None, argv: Sequence[str]) -> list[str]:
     if user is None or user == login.user:
         return [*argv]
     if login.user == "root":
-        return ["su", "-s", "/bin/sh", "-c", _AT_HOME, "--", user, "sh", *argv]
+        return by_su(user, argv)
     if user == "root":
         return ["sudo", "-n", "--", *argv]
     return ["sudo", "-n", "-u", user, "--", "sh", "-c", _AT_HOME, "sh", *argv]
+
+
+def by_su(user: str, argv: Sequence[str]) -> list[str]:
+    """The command of root's that runs ``argv`` as a user, in that user's home folder."""
+    return ["su", "-s", "/bin/sh", "-c", _AT_HOME, "--", user, "sh", *argv]

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.errors import AgentSilentError, DriverError
 
 _Answer = TypeVar("_Answer")
 
-#: The longest answer that is read, in bytes. libvirt (9.0) itself gives up at 4 MiB.
-LONGEST_ANSWER = 1 << 20
+#: The longest answer that is read, in bytes: what libvirt's protocol can carry.
+LONGEST_ANSWER = 4 << 20
 #: How long an answer may take, in seconds. libvirt waits five more for the agent to listen at all.
 ANSWER_SECONDS = 5
 #: Interfaces and addresses of a guest that are looked at.
@@ -54,7 +54,7 @@ INTERFACES = AgentCommand(execute="guest-network-get-interfaces")
 def answer_of(domain: str, execute: str, text: str) -> Any:
     """Return what an agent answered. Raises DriverError for what is no answer."""
     if len(text) > LONGEST_ANSWER:
-        raise _nonsense(domain, execute, f"{len(text)} bytes")
+        raise _nonsense(domain, execute, f"more than {LONGEST_ANSWER >> 20} MiB")
     try:
         answer = msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -105,9 +105,9 @@ def _usable(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if special else address
 
 
-def no_answer(name: str, execute: str, why: str) -> DriverError:
+def no_answer(name: str, execute: str, why: str) -> AgentSilentError:
     """Return the error for an agent that is not there, or answers nothing in time."""
-    return DriverError(
+    return AgentSilentError(
         f"the guest agent of {name} does not answer {execute}: {why}",
         hint="does qemu-guest-agent run in the guest? On Debian: apt-get install qemu-guest-agent",
     )

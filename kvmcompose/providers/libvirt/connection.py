@@ -48,6 +48,7 @@ _HINTS = (
         "cannot acquire state change lock",
         "another request holds it; if that lasts, sudo systemctl restart libvirtd",
     ),
+    ("has been disabled", "the guest's agent forbids this command: see BLACKLIST_RPC, or block-rpcs, there"),
     ("Cannot set up guest memory", "the host has too little memory for another guest"),
 )
 

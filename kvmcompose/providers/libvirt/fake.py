@@ -21,7 +21,7 @@ from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain, FakeHardware, FakeNic, Place, interface_id
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand
 from kvmcompose.providers.libvirt.definitions import cpus, disk_targets, further_disks, nic_vlan, nics
-from kvmcompose.providers.libvirt.fake_agent import fake_answer
+from kvmcompose.providers.libvirt.fake_agent import FakeAgents, Inside
 from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
 from kvmcompose.providers.libvirt.fake_networks import FakeNetworks
 from kvmcompose.providers.libvirt.interface import (
@@ -132,9 +132,11 @@ def _measured(name: str, domain: FakeDomain, now: float) -> Measured:
 class FakeHypervisor(FakeNetworks):
     """See ``Hypervisor``."""
 
-    def __init__(self, host: SimulatedHost, uri: str) -> None:
+    def __init__(self, host: SimulatedHost, uri: str, inside: Inside) -> None:
+        """``inside`` runs a command in a domain, as its guest agent does."""
         super().__init__(host)
         self.uri = uri
+        self._agents = FakeAgents(inside)
         self._consoles = FakeConsoles()
 
     async def facts(self) -> HypervisorFacts:
@@ -411,7 +413,7 @@ class FakeHypervisor(FakeNetworks):
     ) -> Any:
         await self._host.call("ask_agent", f"{name}:{command.execute}")
         domain = self._running(name, "ask the guest agent of")
-        return fake_answer(name, domain, command)
+        return await self._agents.answer(name, domain, command)
 
     async def wait_agent(self, name: str, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
         await self._host.call("wait_agent", name)

@@ -254,6 +254,7 @@ async def access(context: Context) -> list[GuestAccess]:
                 through_server=guest.management is not None,
                 runtime=guest.run.runtime,
                 engine=engines[where],
+                by_agent=runtime_of(guest).is_entered_by_agent(guest),
                 groups=tuple(
                     dict.fromkeys(nic.bridge for nic in guest.state.interfaces if nic.attach != "network")
                 ),

@@ -10,6 +10,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``events(context, host)``                    yields their states, and changes of them; optional
 ``size(context, host)``                      how large a host is, as it sees it; optional
 ``entrance(context, testbed, guest)``        the way into a guest that runs; optional
+``is_entered_by_agent(guest)``               whether that is a guest agent; optional
 ``check_health(context, testbed, guest, seconds)``  why the guest is not healthy now; without it, its
                                              healthcheck runs in it
 ``is_waited_for(guest)``                     whether ``up`` waits for a guest that was started; optional
@@ -103,6 +104,9 @@ class Runtime(Protocol):
 
     async def entrance(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
         """Return the way into a guest that runs. Raises RefusedError for one that cannot be entered."""
+
+    def is_entered_by_agent(self, guest: LoadedGuest) -> bool:
+        """Return whether a guest agent is the way into the guest, where it has one."""
 
     async def check_health(
         self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float
@@ -281,6 +285,7 @@ def _module(name: str) -> Runtime:
         "events": _no_events,
         "entrance": _no_entrance,
         "check_health": check_inside,
+        "is_entered_by_agent": _no,
         "is_waited_for": _no,
         "wait": _no_wait,
         "console": _no_console,

@@ -11,6 +11,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.runtimes import _agent
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 _LEASE_SECONDS = 0.5
@@ -37,7 +38,7 @@ async def wait_ready(context: Context, testbed: LoadedTestbed, guest: LoadedGues
         await _by_console(context, testbed, guest, wanted.console, seconds)
         return
     if wanted.agent:
-        await context.host_of(guest, testbed).hypervisor.wait_agent(guest.state.domain, seconds)
+        await _by_agent(context, testbed, guest, seconds)
 
 
 async def _by_network(
@@ -60,6 +61,16 @@ async def _by_network(
         return
     login = msgspec.structs.replace(login, port=wanted.port)
     await context.shell.wait_answer(login, left, wanted.http)
+
+
+async def _by_agent(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> None:
+    """Wait for the agent; where scripts are to run, also for the first-boot set-up, which brings them."""
+    end = asyncio.get_running_loop().time() + seconds
+    await context.host_of(guest, testbed).hypervisor.wait_agent(guest.state.domain, seconds)
+    run = guest.domain
+    if run is not None and (run.setup_scripts or run.run_scripts):
+        entrance = await _agent.agent_entrance(context, testbed, guest)
+        await entrance.wait_ready(max(1.0, end - asyncio.get_running_loop().time()))
 
 
 async def _by_console(

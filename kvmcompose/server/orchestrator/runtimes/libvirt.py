@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from contextlib import aclosing
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
 from kvmcompose.core.errors import RefusedError
@@ -14,17 +15,18 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.entrance import SshEntrance
-from kvmcompose.providers.guest.interface import Login
+from kvmcompose.providers.guest.interface import Entrance, Login
 from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
-from kvmcompose.server.orchestrator.runtimes import _domain_snapshots, _ready
+from kvmcompose.server.orchestrator.runtimes import _agent, _domain_snapshots, _ready
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 #: How long a guest may take to be reachable, in seconds, where its YAML does not say.
 READY_SECONDS = {"kvm": 300.0, "qemu": 900.0}
 
+is_entered_by_agent = _agent.is_entered_by_agent
 is_waited_for = _ready.is_waited_for
 is_in_snapshots = _domain_snapshots.is_in_snapshots
 check_snapshot = _domain_snapshots.check_snapshot
@@ -58,11 +60,36 @@ def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]
     return host.hypervisor.events(context.project)
 
 
-async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> SshEntrance:
-    """Return the way into a guest that has an address."""
+async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
+    """Return the way into a guest: by SSH if it has an address, else by its agent."""
+    if _agent.is_entered_by_agent(guest):
+        return await _agent.agent_entrance(context, testbed, guest)
     return SshEntrance(
         context.shell, await _login(context, testbed, guest, await _address(context, testbed, guest))
     )
+
+
+async def get(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, path: str
+) -> AsyncGenerator[bytes]:
+    """Yield a tar archive of a file or folder of a guest that is entered by its agent."""
+    inside = await _by_agent(context, testbed, guest)
+    async with aclosing(inside.pack(path)) as archive:
+        async for piece in archive:
+            yield piece
+
+
+async def put(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: AsyncIterable[bytes]
+) -> None:
+    """Extract a tar archive in a folder of a guest that is entered by its agent."""
+    await (await _by_agent(context, testbed, guest)).unpack(folder, archive)
+
+
+async def _by_agent(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> _agent.AgentEntrance:
+    if not _agent.is_entered_by_agent(guest):
+        raise RefusedError(f"{guest.name} is entered by SSH", hint="scp copies its files: kvm-compose cp")
+    return await _agent.agent_entrance(context, testbed, guest)
 
 
 async def reach(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
