@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -90,19 +90,24 @@ def make_project(
     guests: dict[str, str],
     *,
     dynamic: Collection[str] = (),
-    also: str = "",
+    also: str | Mapping[str, str] = "",
 ) -> Path:
     """Generate a project of micro guests (name -> bridge) on a chain of bridges; br0 is the external one.
 
-    The ``dynamic`` ones have their address by DHCP. ``also`` are more lines of each ``libvirt`` section.
+    The ``dynamic`` ones have their address by DHCP. ``also`` are more lines of each ``libvirt`` section, or
+    of some of them by name.
     """
+    lines = {name: also if isinstance(also, str) else also.get(name, "") for name in guests}
     bridges = sorted({"br0", *guests.values()})
     folder.mkdir()
     (folder / "kvm-compose.yaml").write_text(
         YAML.format(
             machines="".join(
                 MACHINE.format(
-                    name=name, bridge=bridge, also=also, more=", ip: dynamic" if name in dynamic else ""
+                    name=name,
+                    bridge=bridge,
+                    also=lines[name],
+                    more=", ip: dynamic" if name in dynamic else "",
                 )
                 for name, bridge in guests.items()
             ),
