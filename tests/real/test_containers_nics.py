@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import driven
+import msgspec
 import pytest
 from driven import assert_as_before, seen_on_the_host
 
@@ -20,6 +21,7 @@ from driver_errors import message_of
 from hosts import TestHost, TestHosts, engines
 from hosts.tiny_image import image_id, tiny_image
 from kvmcompose.core.deployable import SwitchBridge
+from kvmcompose.core.nic import Trunk
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
@@ -188,6 +190,7 @@ async def networks(image: str) -> None:
         assert Path("/proc/sys/net/ipv4/conf/t-1/arp_ignore").read_text() == "1\n"
         assert "inet6" not in printed("ip", "address", "show", "dev", "t-1")
         await drift(lab)
+        await links_and_vlans(lab)
         await restarted(lab)
         await not_the_containers(lab)
         await lab.nics.remove(["t-1", "t-9"])
@@ -215,6 +218,22 @@ async def drift(lab: Lab) -> None:
         await lab.plug(1)
         await lab.sees(1, is_plugged=True)
     await lab.all_reach()
+
+
+async def links_and_vlans(lab: Lab) -> None:
+    """An interface without carrier is seen as such, and a port in another VLAN reaches nobody."""
+    places = await lab.places()
+    await lab.nics.apply([(places[1], msgspec.structs.replace(nic(1), link="down"))])
+    assert [each.link for each in (await lab.nics.observe(places))[1]] == ["down"]
+    assert not await lab.ping(1, "192.0.2.2")
+    await lab.plug(1)
+    await lab.sees(1, is_plugged=True)
+    for vlan in (5, Trunk((6, 7), 5), Trunk((7,)), None):
+        change = msgspec.structs.replace(port(1), vlan=vlan)
+        await lab.switches.change(SwitchChange(project="t", datapath_type="netdev", guests=(change,)))
+        (bridge,) = (await lab.switches.observe("t")).values()
+        assert next(each.vlan for each in bridge.ports if each.name == "t-1") == vlan
+        assert await lab.ping(1, "192.0.2.2") == (vlan is None)
 
 
 async def restarted(lab: Lab) -> None:

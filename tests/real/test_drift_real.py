@@ -20,21 +20,21 @@ YAML = """\
 machines:
   - name: web
     depends_on: {db: {condition: healthy}}
-    interfaces: [{bridge: br0}]
+    interfaces: [{bridge: br0}, {bridge: br1, vlan: 10, mtu: 1400}]
     libvirt:
       cpus: 1
       max_cpus: 2
       memory_mb: 128
       libvirt_type: {cloud_image: {name: micro}}
   - name: db
-    interfaces: [{bridge: br0}]
+    interfaces: [{bridge: br0}, {bridge: br1, vlan: 10}]
     healthcheck: {command: "test -e /tmp/works", interval: 0.5s, retries: 2, start_period: 2m}
     libvirt:
       cpus: 1
       memory_mb: 128
       libvirt_type: {cloud_image: {name: micro, run_script: run.sh}}
 network:
-  bridges: [{name: br0}]
+  bridges: [{name: br0}, {name: br1}]
   external_bridge: br0
 """
 
@@ -113,6 +113,86 @@ def test_the_memory_that_a_guest_uses_is_less_than_it_has(lab: Lab) -> None:
         assert time.monotonic() < end
         time.sleep(1)
     assert 10 < web["used_mb"] < 128
+
+
+def alive(lab: Lab, before: str, after: str) -> str:
+    """Edit the testbed, and bring it up without a restart; return what was said."""
+    lab.edit(before, after)
+    guests = lab.qemu()
+    said = lab.project.run("up").stderr
+    assert lab.differences() == [], said
+    assert lab.qemu() == guests, said
+    return said
+
+
+def reaches(lab: Lab) -> bool:
+    """Whether web reaches db on br1."""
+    address = lab.project.state()["testbed_guests"]["db"]["interfaces"][1]["ip"]
+    script = f"ping -c 1 -W 2 {address} >/dev/null; echo $?"
+    return lab.project.inside("web", "sh", "-c", script).strip() == "0"
+
+
+def test_vlans_part_a_bridge(lab: Lab) -> None:
+    assert "mtu 1400" in lab.project.inside("web", "ip", "link", "show", "dev", "eth1")
+    assert reaches(lab)
+    alive(lab, "{bridge: br1, vlan: 10}", "{bridge: br1, vlan: 20}")
+    assert lab.ovs("get", "port", lab.tap("db", 1), "tag") == "20"
+    assert not reaches(lab)
+    alive(lab, "vlan: 10, mtu: 1400", "vlan: {trunk: [10, 30], native: 20}, mtu: 1400")
+    assert reaches(lab)
+    assert [carries(lab, "web", vlan) for vlan in (10, 30, 40)] == [True, True, False]
+    lab.edit("vlan: {trunk: [10, 30], native: 20}, mtu: 1400", "mtu: 1400")
+    alive(lab, "{bridge: br1, vlan: 20}", "{bridge: br1}")
+    assert reaches(lab)
+
+
+def carries(lab: Lab, guest: str, vlan: int) -> bool:
+    """Whether a port takes frames with a tag from its guest: Open vSwitch says what it would do."""
+    port = lab.ovs("get", "interface", lab.tap(guest, 1), "ofport")
+    flow = f"in_port={port},dl_vlan={vlan},dl_dst=ff:ff:ff:ff:ff:ff"
+    said = lab.host.run(["ovs-appctl", "ofproto/trace", lab.bridge("br1"), flow]).stdout
+    return "dropping" not in said
+
+
+def carrier(lab: Lab, guest: str) -> str:
+    return lab.project.inside(guest, "cat", "/sys/class/net/eth1/carrier").strip()
+
+
+def test_a_link_goes_down_and_up(lab: Lab) -> None:
+    said = alive(lab, "{bridge: br1}", "{bridge: br1, link: down}")
+    assert "link of interface 1: up -> down" in said
+    assert carrier(lab, "db") == "0"
+    assert not reaches(lab)
+    lab.host.virsh("domif-setlink", "drift-db", lab.tap("db", 1), "up")
+    assert carrier(lab, "db") == "1"
+    repaired(lab, "guest db: link of interface 1: up -> down")
+    assert carrier(lab, "db") == "0"
+    alive(lab, "{bridge: br1, link: down}", "{bridge: br1}")
+    assert carrier(lab, "db") == "1"
+    assert reaches(lab)
+
+
+def shaped(lab: Lab) -> str:
+    return lab.host.run(["tc", "class", "show", "dev", lab.tap("db", 1)]).stdout
+
+
+def test_throughput_is_limited(lab: Lab) -> None:
+    alive(lab, "{bridge: br1}", "{bridge: br1, vlan: 7, bandwidth: {inbound: {average: 500}}}")
+    assert "ceil 4Mbit" in shaped(lab)
+    lab.ovs("clear", "port", lab.tap("db", 1), "qos")
+    assert "ceil 4Mbit" not in shaped(lab)
+    repaired(lab, "guest db: bandwidth of interface 1 (inbound) in Open vSwitch is missing")
+    assert "ceil 4Mbit" in shaped(lab)
+    lab.host.virsh("domiftune", "drift-db", lab.tap("db", 1), "--inbound", "0")
+    repaired(lab, "guest db: bandwidth of interface 1: (none) -> inbound 500")
+    lab.ovs("clear", "port", lab.tap("db", 1), "tag")
+    repaired(lab, "guest db: vlan of interface 1: (none) -> 7")
+    lab.ovs("del-port", lab.tap("db", 1))
+    repaired(lab, "guest db: its port on the bridge br1 is missing")
+    assert lab.ovs("get", "port", lab.tap("db", 1), "tag") == "7"
+    assert "ceil 4Mbit" in shaped(lab)
+    alive(lab, "{bridge: br1, vlan: 7, bandwidth: {inbound: {average: 500}}}", "{bridge: br1}")
+    assert "ceil" not in shaped(lab)
 
 
 def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:

@@ -62,7 +62,7 @@ done
 """
 #: Written on both ends of a pair (ifalias): an interface without it is not replaced.
 _MARK = "kvm-compose container"
-#: Arguments: eight for each NIC; the last are commands of ip(8) that set up the end in the container. The
+#: Arguments: nine for each NIC; the last are commands of ip(8) that set up the end in the container. The
 #: host takes no part in the network of the pair: it answers neither ARP nor IPv6. The end in the container is
 #: set up last, so that what is half done is seen as such.
 _APPLY = f"""\
@@ -70,8 +70,8 @@ set -e
 {_ENTER}
 fail() {{ echo "kvm-compose: $*" >&2; exit 1; }}
 while [ $# -gt 0 ]; do
-    pid=$1 id=$2 end=$3 name=$4 mtu=$5 ipv6=$6 userspace=$7 commands=$8
-    shift 8
+    pid=$1 id=$2 end=$3 name=$4 mtu=$5 link=$6 ipv6=$7 userspace=$8 commands=$9
+    shift 9
     enter "$pid" "$id" || fail "ended $id"
     there=$(inside ip -json -details link show dev "$name" 2>/dev/null) || there=
     peer=${{there#*'"link_index":'}}
@@ -93,7 +93,7 @@ END
     fi
     echo 1 >"/proc/sys/net/ipv4/conf/$end/arp_ignore"
     [ ! -d /proc/sys/net/ipv6 ] || echo 1 >"/proc/sys/net/ipv6/conf/$end/disable_ipv6"
-    ip link set dev "$end" mtu "$mtu" up
+    ip link set dev "$end" mtu "$mtu" "$link"
     [ "$ipv6" = no ] || inside sh -ec '
         echo 0 >/proc/sys/net/ipv6/conf/all/disable_ipv6
         echo 0 >"/proc/sys/net/ipv6/conf/$1/disable_ipv6"
@@ -117,7 +117,8 @@ class ContainerNic(msgspec.Struct, frozen=True, kw_only=True):
     """A NIC of a container. ``end`` is the interface on the host, ``name`` the one in the container.
 
     ``addresses`` have the lengths of their prefixes; ``gateways`` are the default routes, one for each family
-    at most. ``mtu`` in bytes. ``userspace``: the datapath computes no checksums.
+    at most. ``mtu`` in bytes. ``link`` is ``up``, or ``down`` for one without carrier. ``userspace``: the
+    datapath computes no checksums.
     """
 
     end: str
@@ -127,10 +128,14 @@ class ContainerNic(msgspec.Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
     userspace: bool = False
+    link: str = "up"
 
 
 class FoundNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An interface in a container. ``end`` is the other end of its pair, "" where that is not on the host."""
+    """An interface in a container. ``end`` is the other end of its pair, "" where that is not on the host.
+
+    ``link`` is ``down`` if it has no carrier.
+    """
 
     name: str
     end: str
@@ -139,6 +144,7 @@ class FoundNic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     up: bool
     addresses: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
+    link: str = "up"
 
 
 class ContainerNics(Protocol):
@@ -249,6 +255,8 @@ def _nics(
             up="UP" in link.get("flags", ()),
             addresses=tuple(f"{each['local']}/{each['prefixlen']}" for each in addresses),
             gateways=tuple(gateways.get(link["ifname"], ())),
+            # of an interface that is off, nothing is known
+            link="down" if "NO-CARRIER" in link.get("flags", ()) else "up",
         )
 
 
@@ -260,6 +268,7 @@ def _words(nic: ContainerNic) -> Iterator[str]:
     yield _checked(_NAME, nic.end)
     yield _checked(_NAME, nic.name)
     yield str(int(nic.mtu))
+    yield "down" if nic.link == "down" else "up"
     yield "yes" if any(ip_interface(each).version == _IPV6 for each in nic.addresses) else "no"
     yield "yes" if nic.userspace else "no"
     yield "\n".join(_commands(nic, _checked(_NAME, nic.name)))

@@ -66,6 +66,7 @@ class FakeNics:
                 up=True,
                 addresses=nic.addresses,
                 gateways=nic.gateways,
+                link=nic.link,
             )
             for nic in nics
             if nic.end in self._host.world.links

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 
 from kvmcompose.core.instance import GONE, ON
+from kvmcompose.core.nic import normal_vlan
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
 from kvmcompose.server.orchestrator.resources._container_spec import (
     ContainerDetail,
@@ -99,18 +100,30 @@ def of_nic(wanted: WantedNic, detail: ContainerDetail) -> Iterator[Reason]:
     for key, before, after in (
         ("mac", [found.mac], [nic.mac]),
         ("mtu", [str(found.mtu)], [str(nic.mtu)]),
+        ("link", [found.link if found.up else nic.link], [nic.link]),
         ("ip", found.addresses, nic.addresses),
         ("gateway", found.gateways, nic.gateways),
     ):
         if set(before) != set(after):
             yield Reason(ReasonCode.CHANGED, f"{key} of {name}", _listed(before), _listed(after))
-    bridge = detail.bridges.get(nic.end)
+    yield from _of_port(wanted, detail)
+
+
+def _of_port(wanted: WantedNic, detail: ContainerDetail) -> Iterator[Reason]:
+    """Yield how the port of a NIC differs."""
+    port, name = wanted.port, f"interface {wanted.nic.name}"
+    bridge = detail.bridges.get(port.name)
     if bridge is None:
         yield Reason(ReasonCode.MISSING, f"port of {name} on {wanted.segment}")
-    elif bridge != wanted.port.bridge:
-        yield Reason(ReasonCode.CHANGED, f"bridge of {name}", bridge, wanted.port.bridge)
-    elif wanted.port.interface_id and detail.logical_ports.get(nic.end) != wanted.port.interface_id:
+        return
+    if bridge != port.bridge:
+        yield Reason(ReasonCode.CHANGED, f"bridge of {name}", bridge, port.bridge)
+    elif port.interface_id and detail.logical_ports.get(port.name) != port.interface_id:
         yield Reason(ReasonCode.MISSING, f"logical port of {name}")
+    vlans = [normal_vlan(each) for each in (detail.vlans.get(port.name), port.vlan)]
+    if vlans[0] != vlans[1] and not port.integration:
+        words = (None if each is None else str(each) for each in vlans)
+        yield Reason(ReasonCode.CHANGED, f"vlan of {name}", *words)
 
 
 def _listed(values: Collection[str]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.deployable import ContainerGuest
+from kvmcompose.core.nic import Vlan
 from kvmcompose.core.state import Interface
 from kvmcompose.providers.netns.container_nics import ContainerNic, FoundNic
 from kvmcompose.providers.ovs.interface import GuestPort
@@ -49,7 +50,8 @@ class ContainerDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A container that exists. ``id`` and ``pid`` are as in ``ObservedContainer``, "" and 0 without one.
 
     ``earlier`` is what it was brought up as, None where that is not known. ``nics`` are its NICs by their
-    ends on the host; ``bridges`` and ``logical_ports`` are those of the ends that are ports, by name.
+    ends on the host; ``bridges``, ``logical_ports`` and ``vlans`` are those of the ends that are ports, by
+    name.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ContainerDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     nics: Mapping[str, FoundNic] = {}
     bridges: Mapping[str, str] = {}
     logical_ports: Mapping[str, str | None] = {}
+    vlans: Mapping[str, Vlan] = {}
 
 
 def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> ContainerSpec:
@@ -100,6 +103,7 @@ def _nics(testbed: LoadedTestbed, guest: LoadedGuest) -> Iterator[WantedNic]:
                 addresses=tuple(_addresses(nic)),
                 gateways=tuple(each for each in (nic.gateway, nic.ipv6_gateway) if each is not None),
                 userspace=userspace,
+                link=nic.link,
             ),
             port=GuestPort(
                 bridge=nic.source,
@@ -107,6 +111,7 @@ def _nics(testbed: LoadedTestbed, guest: LoadedGuest) -> Iterator[WantedNic]:
                 mac=nic.mac.lower(),
                 interface_id=nic.interface_id or "",
                 integration=nic.attach == "ovn",
+                vlan=nic.vlan,
             ),
             segment=nic.bridge,
         )

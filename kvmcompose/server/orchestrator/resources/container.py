@@ -88,7 +88,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     }
     nics = await host.nics.observe(places)
     ports = {
-        port.name: (bridge.name, port.interface_id)
+        port.name: (bridge.name, port)
         for bridge in (await view.switches(host)).values()
         for port in bridge.ports
     }
@@ -109,7 +109,8 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
             earlier=_earlier(view, name),
             nics=_ours(mine, ends.get(name, ())),
             bridges={end: bridge for end, (bridge, _) in of_guest.items()},
-            logical_ports={end: port for end, (_, port) in of_guest.items()},
+            logical_ports={end: port.interface_id for end, (_, port) in of_guest.items()},
+            vlans={end: port.vlan for end, (_, port) in of_guest.items()},
         )
         found.append(
             Found(
