@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from kvmcompose.core.environment import file_digest
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.render.cloud_init import DATA, CloudInitValues
+from kvmcompose.render.seed import WindowsSeed
 
 #: The largest file that goes into user-data, vendor-data or a network configuration, in bytes.
 LARGEST = 2**20
+#: Keys that are in the state as they are, or the path of a file.
+_NO_VALUES = ("os", "datasource", "password_file")
 
 
 class GuestUser(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,8 +73,14 @@ class Dnf(msgspec.Struct, frozen=True):
 
 
 class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The section in the YAML. ``ca_certs`` are paths; data is the path of a file or a mapping."""
+    """The section in the YAML. ``ca_certs`` are paths; data is the path of a file or a mapping.
 
+    ``os`` and ``datasource`` say what reads the seed: cloud-init, or cloudbase-init in Windows.
+    """
+
+    os: Literal["linux", "windows"] = "linux"
+    datasource: Literal["nocloud", "configdrive"] = "nocloud"
+    password_file: str | None = None
     user_data: str | dict[str, Any] | None = None
     vendor_data: str | dict[str, Any] | None = None
     network_config: str | dict[str, Any] | None = None
@@ -90,6 +99,8 @@ class CloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         for key in DATA:
             if isinstance(path := getattr(self, key), str):
                 found[(key,)] = path
+        if self.password_file is not None:
+            found["password_file",] = self.password_file
         for number, user in enumerate(self.users):
             if user.hashed_passwd_file is not None:
                 found["users", number, "hashed_passwd_file"] = user.hashed_passwd_file
@@ -106,9 +117,16 @@ class StoredCloudInit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     those of their contents, by what they are for: ``user_data`` or ``files/0``.
     """
 
+    os: Literal["linux", "windows"] = "linux"
+    datasource: Literal["nocloud", "configdrive"] = "nocloud"
     values: dict[str, str] = {}
     paths: dict[str, str] = {}
     digests: dict[str, str] = {}
+
+    @property
+    def windows(self) -> WindowsSeed | None:
+        """What the seed of a Windows guest is; None for other guests."""
+        return WindowsSeed(self.datasource) if self.os == "windows" else None
 
     def for_seed(self) -> CloudInitValues:
         """Return what the seed is made of, beside the files."""
@@ -122,10 +140,17 @@ def stored(section: CloudInit | None) -> StoredCloudInit | None:
     values = {
         key: msgspec.json.encode(value, order="deterministic").decode()
         for key in CloudInit.__struct_fields__
-        if (value := getattr(section, key)) and not (key in DATA and isinstance(value, str))
+        if key not in _NO_VALUES
+        and (value := getattr(section, key))
+        and not (key in DATA and isinstance(value, str))
     }
-    paths = {"/".join(str(step) for step in key[:2]): path for key, path in section.paths().items()}
-    return StoredCloudInit(values=values, paths=paths)
+    paths = {_use(key): path for key, path in section.paths().items()}
+    return StoredCloudInit(os=section.os, datasource=section.datasource, values=values, paths=paths)
+
+
+def _use(key: tuple[str | int, ...]) -> str:
+    """Return what a file is for, from the keys that name it: ``users/0``."""
+    return "/".join(str(step) for step in key[:2]).removesuffix("_file")
 
 
 def with_digests(section: StoredCloudInit, files: ProjectFiles) -> StoredCloudInit:

@@ -29,9 +29,12 @@ _Path = tuple[str | int, ...]
 
 #: crypt(5): the methods that a guest's libcrypt may know, and no others.
 _HASH = re.compile(r"\$(?:y|gy|7|2[abxy]|6|5|1|sha1|md5)\$[!-~]{8,}")
+_PASSWORD = re.compile(rb"[^\x00-\x1f\x7f]{1,127}\r?\n?")
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 #: Lists of ours; of another type in user-data, they would take the place of ours.
 _LISTS = ("users", "bootcmd", "runcmd")
+#: Short keys: cloudbase-init has other names, or none, for what they are translated to.
+_NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
 _FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
 #: All files of a section together, in bytes: user-data is read into the guest's memory several times.
 MOST = 8 * 2**20
@@ -48,7 +51,23 @@ def check_cloud_init(section: CloudInit, machine: Machine, files: ProjectFiles) 
             at_key=True,
         )
         return
+    yield from _check_os(section, machine, at)
     contents: dict[_Path, bytes] = {}
+    yield from _check_paths(section, at, files, contents)
+    yield from _check_users(section, machine, contents, at)
+    yield from _check_files(section, contents, at)
+    for key in (USER_DATA, VENDOR_DATA, NETWORK_CONFIG):
+        value = getattr(section, key)
+        if isinstance(value, dict):
+            yield from _Data(key, (*at, key)).in_yaml(value)
+        elif (key,) in contents:
+            yield from _Data(key, (*at, key), value).in_file(contents[key,])
+
+
+def _check_paths(
+    section: CloudInit, at: _Path, files: ProjectFiles, contents: dict[_Path, bytes]
+) -> Iterator[Complaint]:
+    """Yield the problems of files as such, and add what those without any have to ``contents``."""
     for keys, path in section.paths().items():
         wrong = [*_files.carried(files, (*at, *keys), path)]
         data = files.content(path, LARGEST) if not wrong else None
@@ -63,14 +82,61 @@ def check_cloud_init(section: CloudInit, machine: Machine, files: ProjectFiles) 
             )
         else:
             contents[keys] = data
-    yield from _check_users(section, machine, contents, at)
-    yield from _check_files(section, contents, at)
-    for key in (USER_DATA, VENDOR_DATA, NETWORK_CONFIG):
-        value = getattr(section, key)
-        if isinstance(value, dict):
-            yield from _Data(key, (*at, key)).in_yaml(value)
-        elif (key,) in contents:
-            yield from _Data(key, (*at, key), value).in_file(contents[key,])
+    if ("password_file",) in contents and not _PASSWORD.fullmatch(contents["password_file",]):
+        yield Complaint(
+            code="bad-password",
+            path=(*at, "password_file"),
+            message=f"{section.password_file!r} has no password",
+            wanted="one line of at most 127 characters, in UTF-8, with the password itself",
+            location=Location(str(section.password_file), 1, 1),
+        )
+
+
+def _check_os(section: CloudInit, machine: Machine, at: _Path) -> Iterator[Complaint]:
+    if section.os == "windows":
+        yield from _check_windows(section, machine, at)
+        return
+    for key in ("password_file", "datasource"):
+        if getattr(section, key) not in (None, "nocloud"):
+            yield Complaint(
+                code="needs-windows",
+                path=(*at, key),
+                message="it is for cloudbase-init, and the guest has cloud-init",
+                hint="add os: windows, or leave it out",
+                at_key=True,
+            )
+
+
+def _check_windows(section: CloudInit, machine: Machine, at: _Path) -> Iterator[Complaint]:
+    """Yield the keys that cloudbase-init, or our own set-up, cannot make anything of in Windows."""
+    for key in (VENDOR_DATA, *_NOT_IN_WINDOWS):
+        if getattr(section, key):
+            yield Complaint(
+                code="not-in-windows",
+                path=(*at, key),
+                message=f"cloudbase-init does nothing with {key!r}",
+                hint="write what it knows as user_data: a cloud-config with users, write_files, "
+                "set_timezone, ntp or runcmd, or PowerShell that begins with #ps1_sysnative",
+                at_key=True,
+            )
+    if section.datasource == "configdrive" and section.network_config is not None:
+        yield Complaint(
+            code="not-in-windows",
+            path=(*at, NETWORK_CONFIG),
+            message="the network of a config drive has OpenStack's form, and follows from the interfaces",
+            hint="leave it out, or use datasource: nocloud",
+            at_key=True,
+        )
+    cloud = machine.body.libvirt_type.cloud_image
+    for key in ("setup_script", "run_script", "context", "environment", "environment_file"):
+        if getattr(cloud, key):
+            yield Complaint(
+                code="not-in-windows",
+                path=(machine.kind, "libvirt_type", "cloud_image", key),
+                message=f"{key!r} needs a shell of Unix, which Windows has not",
+                hint="write PowerShell that begins with #ps1_sysnative: cloud_init: {user_data: FILE}",
+                at_key=True,
+            )
 
 
 def _check_users(
@@ -99,7 +165,7 @@ def _check_users(
         where = ("users", number, "hashed_passwd_file")
         if where in contents and not _HASH.fullmatch(contents[where].decode(errors="replace").strip()):
             yield Complaint(
-                code="bad-password-hash",
+                code="bad-password",
                 path=(*at, *where),
                 message=f"{user.hashed_passwd_file!r} has no hash of a password",
                 wanted="one line, as mkpasswd or openssl passwd -6 prints it: $6$…",

@@ -42,10 +42,15 @@ class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class IsoGuest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Installation media, and an empty disk of ``expand_gigabytes`` GiB unless that is 0."""
+    """Installation media, and an empty disk of ``expand_gigabytes`` GiB unless that is 0.
+
+    ``unattended`` is an answer file, or files by their names on a medium of their own; ``drivers`` an ISO.
+    """
 
     path: str
     expand_gigabytes: int = 0
+    unattended: str | dict[str, str] | None = None
+    drivers: str | None = None
 
 
 class NetworkGuest(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -15,7 +15,8 @@ from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
-from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts
+from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts, own_cdroms
+from kvmcompose.guests._installation import answer_files, installation_artefacts, installation_media
 from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
 from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.render.domain import domain_xml
@@ -76,7 +77,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             mode=0o600,
         )
     yield from further_artefacts(guest, definition.disks)
-    seed = None
+    yield from installation_artefacts(guest, kind)
+    seed, cdroms = None, installation_media(guest.identity, kind)
     if kind.cloud_image is not None:
         cloud = kind.cloud_image
         own = definition.cloud_init
@@ -92,8 +94,10 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             run_scripts=definition.run_scripts,
             cloud_init=own.for_seed() if own is not None else None,
             cloud_init_files=own.paths if own is not None else {},
+            windows=own.windows if own is not None else None,
         )
-        seed = artefact.path
+        # Windows sees a disk of virtio only with drivers, a CD-ROM always
+        seed, cdroms = (None, (artefact.path,)) if is_windows(definition) else (artefact.path, ())
         yield artefact
     yield domain_xml(
         guest,
@@ -107,9 +111,12 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         media=media_link,
         seed=seed,
         further=disk_devices(guest.identity, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
+        cdroms=own_cdroms(cdroms, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         hardware=hardware(
-            definition, has_screen=kind.cloud_image is None, from_network=kind.network_guest is not None
+            definition,
+            has_screen=kind.cloud_image is None or is_windows(definition),
+            from_network=kind.network_guest is not None,
         ),
         arch=definition.arch or USUAL_ARCH,
         nvram=nvram,
@@ -118,11 +125,20 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
     )
 
 
+def is_windows(definition: DomainSection) -> bool:
+    """Return whether cloudbase-init reads the guest's seed, and not cloud-init."""
+    return definition.cloud_init is not None and definition.cloud_init.windows is not None
+
+
+def _has_cloud_init(definition: DomainSection) -> bool:
+    return definition.libvirt_type.cloud_image is not None and not is_windows(definition)
+
+
 def can_be_entered(guest: Guest) -> bool:
     """Return whether the guest has cloud-init, which lets our key in, or is entered by its agent."""
     definition: DomainSection = guest.definition
     wanted = ready(definition.ready)
-    return definition.libvirt_type.cloud_image is not None or (wanted is not None and wanted.agent)
+    return _has_cloud_init(definition) or (wanted is not None and wanted.agent)
 
 
 def says_when_ready(guest: Guest) -> bool:
@@ -149,7 +165,7 @@ def runs(
         disks=tuple(sorted((each.path for each in written), key=lambda path: path != boot)),
         raw_disks=frozenset(each.path for each in written if not isinstance(each.content, IMAGES)),
         boot_disk=boot,
-        cloud_init=definition.libvirt_type.cloud_image is not None,
+        cloud_init=_has_cloud_init(definition),
         username=definition.username,
         setup_scripts=script_paths("setup", definition.setup_scripts),
         run_scripts=script_paths("run", definition.run_scripts),
@@ -178,6 +194,7 @@ def privileges(guest: GuestState, shared: Shared) -> Iterator[Privilege]:  # noq
         *definition.run_scripts,
         *([cloud.context_path] if cloud and cloud.context_path else []),
         *(definition.cloud_init.paths.values() if definition.cloud_init else []),
+        *answer_files(definition.libvirt_type).values(),
     ]
     for path in dict.fromkeys(paths):
         steps = posixpath.normpath(path).split("/")

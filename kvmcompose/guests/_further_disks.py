@@ -130,6 +130,30 @@ def disk_devices(identity: str, entries: Sequence[FurtherDisk], cdrom: str) -> t
     return tuple(found)
 
 
+def own_cdroms(files: Sequence[str], entries: Sequence[FurtherDisk], cdrom: str) -> tuple[DiskDevice, ...]:
+    """Return CD-ROMs with images that are made for a guest, behind its further disks."""
+    prefix, first = _TARGETS[cdrom]
+    used = sum(
+        _TARGETS[each.bus or (cdrom if each.device == "cdrom" else "virtio")][0] == prefix for each in entries
+    )
+    return tuple(
+        DiskDevice(
+            name=f"own-{number}",
+            device="cdrom",
+            file=file,
+            format="raw",
+            target=f"{prefix}{_letters(first + used + number)}",
+            bus=cdrom,
+            cache=None,
+            discard=None,
+            readonly=True,
+            serial=None,
+            boot=None,
+        )
+        for number, file in enumerate(files)
+    )
+
+
 def _letters(number: int) -> str:
     """Return the end of the name of a disk, as Linux counts them: a to z, aa to az."""
     start, rest = divmod(number, 26)

@@ -28,6 +28,7 @@ from kvmcompose.guests._domains import (
 )
 from kvmcompose.guests._firmware import USUAL_ARCH
 from kvmcompose.guests._further_disks import check_further_disks
+from kvmcompose.guests._installation import check_installation
 from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
 
@@ -144,6 +145,8 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         hardware=hardware(body, has_screen=False, from_network=body.libvirt_type.network_guest is not None),
         scaled=body.scaling is not None,
     )
+    if body.libvirt_type.iso_guest is not None:
+        yield from check_installation(body.libvirt_type.iso_guest, (*at, "iso_guest"), files)
     if body.cloud_init is not None:
         yield from check_cloud_init(body.cloud_init, machine, files)
     if body.scaling is not None:

@@ -40,7 +40,14 @@ def _seed(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     seed_image.write(content, sources, out)
 
 
+def _iso(content: Rendered, sources: Sources, out: BinaryIO) -> None:
+    from kvmcompose.render import iso_image  # noqa: PLC0415 (see above)
+
+    iso_image.write(content, sources, out)
+
+
 RENDERERS = {
+    "iso": Renderer(_iso, ("kvmcompose.render.iso_image",), writes_time=True),
     "xml": Renderer(_xml, ("kvmcompose.render.templates",)),
     "seed": Renderer(
         _seed,
@@ -48,6 +55,8 @@ RENDERERS = {
             "kvmcompose.render.templates",
             "kvmcompose.render.seed_image",
             "kvmcompose.render.cloud_init",
+            "kvmcompose.render.iso_image",
+            "kvmcompose.render.windows_seed",
             "kvmcompose.render.archive",
             "kvmcompose.core.environment",
             "kvmcompose.core.public_keys",

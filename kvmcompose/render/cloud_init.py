@@ -107,6 +107,11 @@ def user_data(given: CloudInitValues, files: Mapping[str, bytes], ours: str) -> 
     return _archive(parts)
 
 
+def user_data_alone(given: CloudInitValues, files: Mapping[str, bytes]) -> bytes | None:
+    """Return the user's data without ours, None without any."""
+    return _data(given, files, USER_DATA)
+
+
 def vendor_data(given: CloudInitValues, files: Mapping[str, bytes]) -> bytes | None:
     """Return the vendor-data, None without any."""
     return _data(given, files, VENDOR_DATA)

@@ -81,6 +81,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     ``max_cpus`` and ``max_memory_mb`` are None where they are no more than ``cpus`` and ``memory_mb``.
     ``root_ports`` is the number of PCIe ports, used and free ones; 0 where devices are on a PCI bus.
     ``boot`` is given where further disks have a place in the boot order. ``firmware`` is None for a BIOS.
+    ``cdroms`` have what is made for the guest: no medium of theirs is changed while it runs.
     ``uuid`` is given where libvirt keeps something by it: the state of a ``tpm``.
     """
 
@@ -98,6 +99,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     media: str | None
     seed: str | None
     further: tuple[DiskDevice, ...]
+    cdroms: tuple[DiskDevice, ...]
     boot: BootOrder | None
     console_log: str
     graphics: bool
@@ -123,6 +125,7 @@ def domain_xml(
     media: str | None = None,
     seed: str | None = None,
     further: tuple[DiskDevice, ...] = (),
+    cdroms: tuple[DiskDevice, ...] = (),
     hardware: Hardware,
     arch: str = "x86_64",
     nvram: str | None = None,
@@ -155,6 +158,7 @@ def domain_xml(
         media=on_host(media),
         seed=on_host(seed),
         further=tuple(msgspec.structs.replace(each, file=on_host(each.file)) for each in further),
+        cdroms=tuple(msgspec.structs.replace(each, file=on_host(each.file)) for each in cdroms),
         boot=boot_order(further),
         console_log=f"{shared.host_config.project_folder}/{console_log(guest.identity)}",
         graphics=hardware.graphics != "none",

@@ -22,6 +22,8 @@ KEY_FILE = "ssh_public_key"
 CONTEXT = "context"
 ENVIRONMENT_FILE = "environment_file"
 
+#: The labels of the images, by the source of data that a guest looks for.
+LABELS = {"nocloud": "CIDATA", "configdrive": "config-2"}
 TEMPLATES = ("user-data.j2", "network-config.j2", "meta-data.j2")
 
 
@@ -58,6 +60,12 @@ class SeedInterface(msgspec.Struct, frozen=True, omit_defaults=True):
     ovn: SeedAddresses | None = None
 
 
+class WindowsSeed(msgspec.Struct, frozen=True):
+    """What differs in a guest with cloudbase-init: ``datasource`` is ``nocloud`` or ``configdrive``."""
+
+    datasource: str
+
+
 class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything the templates see, beside ``instance_id`` and ``ssh_authorized_keys``.
 
@@ -76,6 +84,7 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     identity: str | None = None
     domain: str | None = None
     cloud_init: CloudInitValues | None = None
+    windows: WindowsSeed | None = None
 
 
 class HasModes(Protocol):
@@ -138,6 +147,7 @@ def seed_iso(
     run_scripts: Sequence[str],
     cloud_init: CloudInitValues | None = None,
     cloud_init_files: Mapping[str, str] = MappingProxyType({}),
+    windows: WindowsSeed | None = None,
 ) -> Artefact:
     """The seed of a guest with cloud-init in it. ``cloud_init_files`` are paths by what they are for."""
     # a golden image is off, so that its name is no reason to set it up again
@@ -158,6 +168,7 @@ def seed_iso(
         identity=None if by_id else guest.identity,
         domain=None if by_id else guest.domain,
         cloud_init=cloud_init,
+        windows=windows,
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,

@@ -1,24 +1,19 @@
 """The bytes of a cloud-init seed: an ISO 9660 image labelled CIDATA, the same for the same recipe.
 
-Format: ECMA-119 with Joliet (what cloudbase-init reads) and Rock Ridge (what Linux reads).
+For Windows with cloudbase-init there is no archive, which nothing would unpack, and the image may be a config
+drive of OpenStack in place of NoCloud's.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import shlex
-import threading
-import time as clock
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 import msgspec
-import pycdlib
-from pycdlib import dates, headervd, utils
 
 from kvmcompose.core.artefact import Rendered
 from kvmcompose.core.environment import parse_environment
@@ -27,7 +22,9 @@ from kvmcompose.core.public_keys import parse_public_keys
 from kvmcompose.render.archive import PackedContext, end, pack_context, packed_files
 from kvmcompose.render.cloud_init import PREFIX, network_config, user_data, vendor_data
 from kvmcompose.render.inputs import Sources
-from kvmcompose.render.seed import ENVIRONMENT_FILE, KEY_FILE, SeedValues
+from kvmcompose.render.iso_image import write_iso
+from kvmcompose.render.seed import ENVIRONMENT_FILE, KEY_FILE, LABELS, SeedValues
+from kvmcompose.render.windows_seed import instance_id, windows_files
 
 #: Prints one variable, or sources them all: ``. /etc/nocloud/env.sh``.
 _ENV_SCRIPT = b"""\
@@ -57,39 +54,73 @@ def public_keys(data: bytes, name: str) -> list[str]:
 def write(content: Rendered, sources: Sources, out: BinaryIO) -> None:
     """Write the whole image."""
     values: SeedValues = content.values
-    known: dict[str, Any] = msgspec.to_builtins(values)
-    keys = sources.files[KEY_FILE]
-    known["ssh_authorized_keys"] = public_keys(keys, content.files[KEY_FILE])
-    known["environment"] = environment = _variables(values, content, sources)
-    cloud_init = _cloud_init(values, known, sources)
+    windows = values.windows
+    if windows is not None:
+        files = {name: (io.BytesIO(data), len(data)) for name, data in cloud_files(content, sources).items()}
+        write_iso(files, LABELS[windows.datasource], sources.epoch, out)
+        return
     context = sources.context or _no_context(sources.epoch)
+    rest = _rest(values, content, sources, context)
+    found = _linux_files(content, sources, _digest_of(context, rest))
+    members = {name: (cast(BinaryIO, io.BytesIO(data)), len(data)) for name, data in found.items()}
+    with context.open() as start:
+        joined = cast(BinaryIO, _Joined(start, context.size, rest))
+        write_iso(
+            {**members, "context.tar": (joined, context.size + len(rest))},
+            LABELS["nocloud"],
+            sources.epoch,
+            out,
+        )
+
+
+def cloud_files(content: Rendered, sources: Sources) -> dict[str, bytes]:
+    """Return the files that cloud-init or cloudbase-init reads, by their paths in the image."""
+    values: SeedValues = content.values
+    if values.windows is not None:
+        known = _known(values, content, sources)
+        network = sources.templates.yaml("network-config.j2", known).encode()
+        return windows_files(values, values.windows, sources.files, known["ssh_authorized_keys"], network)
+    context = sources.context or _no_context(sources.epoch)
+    return _linux_files(content, sources, _digest_of(context, _rest(values, content, sources, context)))
+
+
+def _digest_of(context: PackedContext, rest: bytes) -> bytes:
+    archive = context.sha256.copy()
+    archive.update(rest)
+    return archive.digest()
+
+
+def _rest(values: SeedValues, content: Rendered, sources: Sources, context: PackedContext) -> bytes:
+    """Return the part of the archive behind the context."""
     scripts = {
         name: data
         for name, data in sources.files.items()
         if name not in _NOT_CARRIED and not name.startswith(PREFIX)
     }
     pack = _shared_files if sum(map(len, scripts.values())) < _SHARED_LIMIT else _packed_files
-    rest = pack(tuple(environment.items()), tuple(scripts.items()), sources.epoch, context.size)
-    archive = context.sha256.copy()
-    archive.update(rest)
+    environment = _variables(values, content, sources)
+    return pack(tuple(environment.items()), tuple(scripts.items()), sources.epoch, context.size)
+
+
+def _known(values: SeedValues, content: Rendered, sources: Sources) -> dict[str, Any]:
+    """Return what templates see."""
+    keys = public_keys(sources.files[KEY_FILE], content.files[KEY_FILE])
+    environment = _variables(values, content, sources)
+    return {**msgspec.to_builtins(values), "ssh_authorized_keys": keys, "environment": environment}
+
+
+def _linux_files(content: Rendered, sources: Sources, archive: bytes) -> dict[str, bytes]:
+    """Return the files that cloud-init reads. ``archive`` is the digest of what else is in the seed."""
+    values: SeedValues = content.values
+    known = _known(values, content, sources)
+    found = _cloud_init(values, known, sources)
     digest = hashlib.sha256()
-    for part in (cloud_init if values.domain is None else _as_before(values, known, sources)).values():
+    for part in (found if values.domain is None else _as_before(values, known, sources)).values():
         digest.update(hashlib.sha256(part).digest())
-    digest.update(archive.digest())
+    digest.update(archive)
     # a new id makes cloud-init apply changed data at the next boot
-    known["instance_id"] = f"{values.domain or values.hostname}-{digest.hexdigest()[:16]}"
-    meta_data = sources.templates.yaml("meta-data.j2", known).encode()
-    with context.open() as start:
-        joined = cast(BinaryIO, _Joined(start, context.size, rest))
-        _write_iso(
-            {
-                "meta-data": (io.BytesIO(meta_data), len(meta_data)),
-                **{name: (io.BytesIO(data), len(data)) for name, data in cloud_init.items()},
-                "context.tar": (joined, context.size + len(rest)),
-            },
-            sources.epoch,
-            out,
-        )
+    known["instance_id"] = instance_id(values, digest)
+    return {"meta-data": sources.templates.yaml("meta-data.j2", known).encode(), **found}
 
 
 def _cloud_init(values: SeedValues, known: Mapping[str, Any], sources: Sources) -> dict[str, bytes]:
@@ -178,42 +209,3 @@ _shared_files = lru_cache(maxsize=16)(_packed_files)
 def _environment(environment: tuple[tuple[str, str], ...]) -> bytes:
     """Lines that a shell can source, whatever the values hold."""
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment).encode()
-
-
-_pycdlib_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _stopped_clock(epoch: int) -> Iterator[None]:
-    """Pycdlib writes the time of day into every record and offers no way to give another."""
-    stopped = SimpleNamespace(
-        time=lambda: float(epoch), localtime=clock.gmtime, gmtime=clock.gmtime,
-        strftime=clock.strftime, strptime=clock.strptime, struct_time=clock.struct_time,
-    )  # fmt: skip
-    modules: tuple[Any, ...] = (pycdlib.pycdlib, headervd, dates, utils)
-    with _pycdlib_lock:
-        for module in modules:
-            module.time = stopped
-        try:
-            yield
-        finally:
-            for module in modules:
-                module.time = clock
-
-
-def _write_iso(files: Mapping[str, tuple[BinaryIO, int]], epoch: int, out: BinaryIO) -> None:
-    """Write an image of files, each with its size in bytes."""
-    with _stopped_clock(epoch):
-        iso = pycdlib.PyCdlib()
-        iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident="CIDATA")
-        for number, (name, (file, size)) in enumerate(files.items()):
-            iso.add_fp(
-                file,
-                size,
-                iso_path=f"/SEED{number}.;1",
-                rr_name=name,
-                joliet_path=f"/{name}",
-                file_mode=0o100644,
-            )
-        iso.write_fp(out)
-        iso.close()

@@ -132,6 +132,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         ),
         _yaml((_WEB, "interfaces: [{bridge: br0, ip: 10.0.0.5/24}]")),
     ),
+    "bad-answer-file": (
+        "An answer file of `unattended` is not valid XML.",
+        Example(
+            yaml=((_IMAGE, "iso_guest: {path: setup.iso, unattended: autounattend.xml}"),),
+            files={"setup.iso": "x", "autounattend.xml": "<unattend>\n"},
+        ),
+    ),
     "bad-certificate": (
         "A file of `ca_certs` has no certificate in the format PEM.",
         Example(
@@ -213,8 +220,11 @@ CODES: dict[str, tuple[str, Example | None]] = {
             argv=("validate", "--expect"),
         ),
     ),
-    "bad-password-hash": (
-        "A `hashed_passwd_file` has no hash of a password. The message never shows what it has.",
+    "bad-password": (
+        (
+            "A `hashed_passwd_file` has no hash of a password, or a `password_file` not one line. "
+            "The message never shows what it has."
+        ),
         Example(
             yaml=(_with_cloud_init("{users: [{name: ada, hashed_passwd_file: ada.hash}]}"),),
             files={"ada.hash": "correct horse\n"},
@@ -407,6 +417,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The list of machines is empty.",
         _yaml((BASE[: BASE.index("network:")], "machines: []\n")),
     ),
+    "needs-windows": (
+        "The key is for Windows guests, whose seed cloudbase-init reads.",
+        _yaml(_with_cloud_init("{datasource: configdrive}")),
+    ),
     "no-main-host": ("No testbed host is the main host.", _config((', "is_main_host": true', ""))),
     "not-in-lock": (
         "The project has an `images.lock`, and this image is not in it. `pull` adds it.",
@@ -432,6 +446,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
     "not-allowed": (
         "A combination that is not permitted: an ISO cannot be scaled.",
         _scaled(_TWO, "iso_guest: {path: setup.sh}"),
+    ),
+    "not-in-windows": (
+        "The key is for guests with cloud-init and a shell of Unix: nothing in a Windows guest reads it.",
+        _yaml(_with_cloud_init("{os: windows, packages: [nginx]}")),
     ),
     "not-utf8": (
         "The file is not encoded in UTF-8.",

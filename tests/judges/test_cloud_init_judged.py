@@ -159,14 +159,7 @@ def test_the_same_parts_are_the_same_bytes(tmp_path: Path) -> None:
 def test_the_golden_seed_is_what_its_yaml_says(projects: dict[str, Bench], tmp_path: Path) -> None:
     """The short keys, as cloud-init sees them."""
     iso = projects["cloud-init"].folder / "artefacts/short-cloud-init.iso"
-    out = tmp_path / "files"
-    out.mkdir()
-    xorriso = shutil.which("xorriso")
-    assert xorriso is not None
-    subprocess.run(
-        [xorriso, "-read_fs", "nojoliet", "-osirrox", "on", "-indev", f"stdio:{iso}", "-extract", "/", out],
-        check=True,
-    )
+    out = extracted(iso, tmp_path / "files", "nojoliet")
     config = consumed((out / "user-data").read_bytes(), tmp_path)["config"]
     ada, bob, ours = config["users"]
     assert (ada["gecos"], ada["uid"], ada["lock_passwd"]) == ("Ada Lövelace", 1234, False)
@@ -174,3 +167,68 @@ def test_the_golden_seed_is_what_its_yaml_says(projects: dict[str, Bench], tmp_p
     assert (bob["lock_passwd"], ours["name"]) == (True, "nocloud")
     assert config["write_files"][0]["content"] == 'Hello: {{ name }} "quoted"\n'
     assert config["timezone"] == "Europe/Vienna"
+
+
+def extracted(iso: Path, out: Path, reading: str) -> Path:
+    """The files of an image by their names of Linux (nojoliet) or of Windows (norock)."""
+    xorriso = shutil.which("xorriso")
+    assert xorriso is not None
+    out.mkdir()
+    argv = [xorriso, "-read_fs", reading, "-osirrox", "on", "-indev", f"stdio:{iso}", "-extract", "/", out]
+    subprocess.run(argv, check=True, capture_output=True)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "files"),
+    [
+        ("desktop-cloud-init", "CIDATA", {"meta-data", "user-data", "network-config"}),
+        (
+            "server-cloud-init",
+            "config-2",
+            {f"openstack/latest/{each}" for each in ("meta_data.json", "user_data", "network_data.json")},
+        ),
+        ("fresh.answers.own", "UNATTEND", {"autounattend.xml"}),
+        ("anaconda.answers.own", "OEMDRV", {"ks.cfg"}),
+        ("subiquity.answers.own", "CIDATA", {"meta-data", "user-data"}),
+    ],
+)
+def test_windows_and_installers_find_their_files(
+    projects: dict[str, Bench], tmp_path: Path, name: str, label: str, files: set[str]
+) -> None:
+    iso = projects["windows"].folder / f"artefacts/{name}.iso"
+    linux, windows = (contents(extracted(iso, tmp_path / each, each)) for each in ("nojoliet", "norock"))
+    assert linux == windows
+    assert linux.keys() == files
+    blkid = shutil.which("blkid")
+    assert blkid is not None
+    told = subprocess.run([blkid, "-p", "-o", "export", iso], capture_output=True, check=True, text=True)
+    assert f"LABEL={label}" in told.stdout.splitlines()
+
+
+def test_cloud_init_reads_the_network_of_a_config_drive(projects: dict[str, Bench], tmp_path: Path) -> None:
+    """The same format as for cloudbase-init, by a reader that is not ours."""
+    iso = projects["windows"].folder / "artefacts/server-cloud-init.iso"
+    data = extracted(iso, tmp_path / "files", "norock") / "openstack/latest/network_data.json"
+    convert = (
+        "import json, sys; from cloudinit.sources.helpers.openstack import convert_net_json;"
+        "found = json.load(open(sys.argv[1]));"
+        "macs = {each['ethernet_mac_address']: each['id'] for each in found['links']};"
+        "print(json.dumps(convert_net_json(found, known_macs=macs)))"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", convert, data], capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    state = json.loads((projects["windows"].folder / "state.json").read_bytes())
+    (nic,) = state["testbed_guests"]["server"]["interfaces"]
+    link, dns = json.loads(done.stdout)["config"]
+    assert (link["mac_address"], link["mtu"]) == (nic["mac"], nic["mtu"])
+    (subnet,) = link["subnets"]
+    assert subnet["address"].partition("/")[0] == nic["ip"]
+    assert [route["gateway"] for route in subnet["routes"]] == [nic["gateway"]]
+    assert dns == {"type": "nameserver", "address": nic["gateway"]}

@@ -38,11 +38,32 @@ machines:
           environment: {GREETING: "two words & a 'quote'", NUMBER: 010}
           setup_script: ./setup.sh
           run_script: ./run.sh
+      cloud_init:
+        user_data: own/user-data.yaml
+        vendor_data: own/vendor.sh
+        timezone: Europe/Vienna
+        users:
+          - {name: ada, sudo: true, groups: [audio], hashed_passwd_file: own/ada.hash}
+        files:
+          - {path: /etc/own/text, content: "größe {{ not a template }}"}
+          - {path: /etc/own/file, source: own/file, owner: "ada:ada", mode: "0600"}
 network:
   bridges:
     - name: br0
   external_bridge: br0
 """
+
+USER_DATA = """\
+## template: jinja
+#cloud-config
+users:
+  - {name: bob, shell: /bin/sh}
+bootcmd:
+  - mkdir -p /etc/own
+runcmd:
+  - [sh, -c, "echo {{ v1.local_hostname }} größe >/etc/own/ran"]
+"""
+HASH = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
 
 CONFIG = {
     "testbed_host_ssh_config": {
@@ -59,11 +80,31 @@ def project(real_host: TestHost, tmp_path: Path, debian_image: Path) -> Iterator
         "files/deep/note.txt": "from the context\n",
         "setup.sh": 'echo "$GREETING" >/etc/set-up\n',
         "run.sh": "#!/bin/bash\necho run by $BASH\n",
+        "own/user-data.yaml": USER_DATA,
+        "own/vendor.sh": "#!/bin/sh\necho vendor >/etc/own/vendor\n",
+        "own/ada.hash": f"{HASH}\n",
+        "own/file": "from a file\n",
     }
     project = Project(real_host, tmp_path, "seedtest", files)
     (project.folder / "debian.qcow2").symlink_to(debian_image)
     yield project
     project.run("down", "--purge", "--timeout", "0", status=None)
+
+
+def assert_own_data(guest: Callable[..., str]) -> None:
+    """What the user has cloud-init do, in every way there is, has happened beside what is ours."""
+    assert guest("cat", "/etc/own/ran") == "seedtest-server größe"
+    assert guest("cat", "/etc/own/vendor") == "vendor"
+    assert guest("cat", "/etc/own/text") == "größe {{ not a template }}"
+    assert guest("stat", "-c", "%U:%G %a", "/etc/own/file") == "ada:ada 600"
+    assert guest("sudo", "-n", "cat", "/etc/own/file") == "from a file"
+    assert guest("readlink", "/etc/localtime").endswith("/Europe/Vienna")
+    assert "audio" in guest("id", "-nG", "ada").split()
+    assert guest("sudo", "-n", "-u", "ada", "sudo", "-n", "id", "-u") == "0"
+    assert guest("getent", "passwd", "bob").endswith(":/bin/sh")
+    shadow = guest("sudo", "-n", "getent", "shadow", "ada", "tester").splitlines()
+    assert [line.split(":")[1] for line in shadow] == [HASH, "!"]
+    assert guest("cloud-init", "status") == "status: done"
 
 
 def assert_another_seed(guest: Callable[..., str]) -> None:
@@ -88,6 +129,8 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
     assert guest("/etc/nocloud/env.sh", "NUMBER") == "010"
     assert guest("cat", "/etc/set-up") == "two words & a 'quote'"
     assert guest("sudo", "-n", "id", "-u") == "0"
+    assert_own_data(guest)
+    assert HASH not in (project.folder / "state.json").read_text()
     size = guest("df", "--output=size", "-BM", "/").split()[-1]
     assert int(size.rstrip("M")) > 2200, "the root file system did not grow with the disk"
     assert "cloud-init" in project.run("ssh", "server", "dpkg-query --show cloud-init").stdout

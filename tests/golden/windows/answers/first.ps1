@@ -1,0 +1,2 @@
+#ps1_sysnative
+Set-Content C:\ran.txt "größe"
