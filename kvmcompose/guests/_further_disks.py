@@ -296,11 +296,11 @@ def _of_doubles(entries: Sequence[FurtherDisk], at: _Path) -> Iterator[Complaint
         for index, value in enumerate(values):
             if value is None:
                 continue
-            if value in seen:
+            if value in seen and not (key == "serial" and names[index] == names[seen[value]]):
                 yield Complaint(
                     code="doubled-disk" if key == "name" else "hardware-conflict",
                     path=(*at, index, key) if getattr(entries[index], key) is not None else (*at, index),
-                    message=f"the {key} {value} is that of entry {seen[value]} as well",
+                    message=f"the {key} {value} is that of disks[{seen[value]}] as well",
                     hint="a disk without a name is called disk1, disk2 and so on by its place"
                     if key == "name"
                     else None,

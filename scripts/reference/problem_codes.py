@@ -410,7 +410,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
     ),
     "no-interface": ("A machine has no interface.", _yaml((f"    {_DB}\n", ""))),
     "no-kind": (
-        "A machine has no key of a guest type, or `libvirt_type` is empty.",
+        "A machine has no key of a guest type, or `libvirt_type` is empty, or one of `disks` has no content.",
         _yaml((_SIMPLE, "      libvirt_type: {}\n")),
     ),
     "no-machines": (
@@ -538,7 +538,7 @@ CODES: dict[str, tuple[str, Example | None]] = {
         _yaml((_IMAGE, "cloud_image: {name: debian_12, path: disk.qcow2}")),
     ),
     "too-many-kinds": (
-        "A machine has two guest types, or `libvirt_type` has two boot disks.",
+        "A machine has two guest types, `libvirt_type` two boot disks, or one of `disks` two contents.",
         _yaml(("    libvirt:", "    docker: {image: nginx}\n    libvirt:")),
     ),
     "torn-guest": (

@@ -45,6 +45,8 @@ class Running:
 
     def __init__(self, project: Project) -> None:
         self.project, self.host = project, project.host
+        #: The digest of what the guest wrote to its disk.
+        self.written = ""
 
     def pid(self) -> str:
         return self.host.run(["pgrep", "-f", f"guest={self.project.name}-db"]).stdout.strip()
@@ -94,8 +96,8 @@ def running(real_host: TestHost, tmp_path_factory: pytest.TempPathFactory) -> It
         project.run("down", "--purge", "--timeout", "0", status=None)
 
 
-def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> None:
-    project, folder = running.project, running.project.folder
+def test_a_disk_is_plugged_in_and_grows_with_its_data(running: Running) -> None:
+    project = running.project
     # in front of the other entry: a place in the list means nothing to those that run
     project.edit(CD, f"{DATA}{CD}")
     assert "disk data is attached" in running.up()
@@ -104,6 +106,7 @@ def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> N
     fill = f"dd if=/dev/urandom of=/tmp/it bs=1M count=4 2>/dev/null && cat /tmp/it >/dev/{device} && sync"
     written = running.root(f"{fill} && sha256sum /tmp/it").split()[0]
     assert written != EMPTY
+    running.written = written
     assert running.sum(device) == written
 
     # it grows with its data, as does the boot disk
@@ -120,18 +123,25 @@ def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> N
     assert "size_gigabytes: 2 keeps it" in refused.stderr
     project.edit("size_gigabytes: 1", "size_gigabytes: 2")
 
-    # snapshots include it
+
+@pytest.mark.long
+def test_snapshots_include_a_further_disk(running: Running) -> None:
+    """It takes half a minute: the memory of the guest is in them."""
+    project, device = running.project, running.device("data")
     project.run("snapshot", "create", "first")
     running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
     assert running.sum(device) == EMPTY
     project.run("snapshot", "restore", "first")
-    assert running.sum(running.device("data")) == written
+    assert running.sum(running.device("data")) == running.written
 
+
+def test_a_disk_keeps_its_data_and_is_unplugged(running: Running) -> None:
+    project, folder = running.project, running.project.folder
     # off and on: the place in the list is the target now
     project.run("down")
     project.run("up")
     device = running.device("data")
-    assert running.sum(device) == written
+    assert running.sum(device) == running.written
 
     # unplugged by hand, it comes back; without its entry it goes, and its file stays
     target = running.host.virsh("domblklist", "disks-db").stdout
@@ -139,7 +149,7 @@ def test_a_disk_lives_from_its_plugging_to_its_unplugging(running: Running) -> N
     running.host.virsh("detach-disk", "disks-db", data, "--live")
     assert any("disk data" in each for each in project.json("status")["differences"])
     assert "disk data is attached" in running.up()
-    assert running.sum(running.device("data")) == written
+    assert running.sum(running.device("data")) == running.written
     project.edit(DATA.replace("1", "2"), "")
     said = running.up()
     assert "disk data is detached" in said
@@ -161,6 +171,7 @@ def test_the_medium_of_a_cd_rom_is_changed(running: Running) -> None:
     assert running.medium() == "one.iso"
 
 
+@pytest.mark.long
 def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
     """The first on scsi brings its controller."""
     one, other = (f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb"))
