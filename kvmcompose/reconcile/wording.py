@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvmcompose.core.instance import GONE
-from kvmcompose.core.resource import STOPPING, Change, Reason, ReasonCode, Verb
+from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Verb
 
 #: So many guests whose set-up is out of date are named.
 _MOST_LINES = 20
@@ -99,7 +99,15 @@ def loss(change: Change) -> str:
         return "files that it wrote outside of its volumes are lost"
     if change.ref.kind == "libvirt-domain" and any(each.subject == _RECREATE for each in change.reasons):
         return "data that it wrote is lost"
+    if change.ref.kind == "libvirt-domain" and change.verb is Verb.MOVE and _has_tpm(change.found):
+        return "its TPM does not move: it has another one there, which opens nothing that this one has sealed"
     return ""
+
+
+def _has_tpm(found: Found | None) -> bool:
+    """Return whether a domain was made with a TPM, whose state libvirt keeps on its host."""
+    guest = getattr(found.spec, "guest", None) if found is not None else None
+    return any(isinstance(each, dict) and bool(each.get("tpm")) for each in (guest or {}).values())
 
 
 def is_outdated(change: Change) -> bool:
