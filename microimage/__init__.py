@@ -50,6 +50,7 @@ _MODULES = (
     "virtio_rng",
     "virtio_balloon",
     "virtio_console",
+    "virtiofs",
     "isofs",
     "button",
     "evdev",

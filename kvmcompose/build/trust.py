@@ -99,7 +99,9 @@ def asked_of(
         if run is not None:
             if isinstance(run, DomainGuest) and run.domain_xml not in unwritten:
                 asks, named = _of_domain(folder, guest, run, state, network_plan, harmless)
-                found += asks
+                shares = privileges.shares_of(run)
+                found += [*asks, *_linked(folder, shares, run.domain_xml)]
+                binds += [(run.domain_xml, each) for each in shares]
                 disks += named
             elif isinstance(run, ContainerGuest) and run.request not in unwritten:
                 asks, mounted = _of_container(folder, run, state)
@@ -239,11 +241,15 @@ def _of_container(
         raise KvmComposeError(f"{run.request} cannot be read: {error.strerror}") from error
     asks = list(privileges.of_container(data, run, state))
     binds = privileges.binds_of(data, run, state)
+    return [*asks, *_linked(folder, binds, run.request)], binds
+
+
+def _linked(folder: Path, binds: Iterable[privileges.Bind], where: str) -> Iterator[Privilege]:
+    """Yield what mounts lead to by links, where that is outside the project."""
     for each in binds:
         real = _resolved(folder / each.path)
         if real is None or not real.is_relative_to(folder):
-            asks.append(Privilege(PrivilegeKind.FILE, f"{str(real or each.path)!r}", run.request))
-    return asks, binds
+            yield Privilege(PrivilegeKind.FILE, f"{str(real or each.path)!r}", where)
 
 
 def _templates(folder: Path) -> Iterator[Privilege]:

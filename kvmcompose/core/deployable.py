@@ -27,6 +27,19 @@ _DIGITS = 12
 SNAPSHOT_REPOSITORY = "kvm-compose-snapshots"
 
 
+class Mount(msgspec.Struct, frozen=True, gc=False):
+    """A file or folder of the project that a guest sees at ``target``.
+
+    ``source`` is a path as in the state: relative to the project folder, or absolute where the user allowed
+    that. ``virtiofs``: a domain sees it by that, and not by 9p.
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+    virtiofs: bool = False
+
+
 class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A guest that runs. Paths are relative to the project folder.
 
@@ -36,7 +49,8 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     disk whose life is that of the guest, None for a guest without one of its own.
     ``username`` is the user that enters it. ``setup_scripts`` and ``run_scripts`` are paths inside the guest,
     in order. ``ready_timeout`` is how long its start may take, in seconds; None: the default of its host.
-    ``memory_mb`` is its memory in MiB and ``cpus`` the number of its CPUs, 0 if unknown.
+    ``memory_mb`` is its memory in MiB and ``cpus`` the number of its CPUs, 0 if unknown. ``mounts`` are the
+    files and folders that its host needs, because the guest sees them there.
     """
 
     runtime: str
@@ -50,6 +64,7 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ready_timeout: float | None = None
     memory_mb: int = 0
     cpus: int = 0
+    mounts: tuple[Mount, ...] = ()
 
     @property
     def image_disks(self) -> tuple[str, ...]:
@@ -110,18 +125,6 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
         return self.domain_xml
 
 
-class Mount(msgspec.Struct, frozen=True, gc=False):
-    """A file or folder of the project that a container sees at ``target``.
-
-    ``source`` is a path as in the state: relative to the project folder, or absolute where the user allowed
-    that.
-    """
-
-    source: str
-    target: str
-    read_only: bool = False
-
-
 class ContainerBuild(msgspec.Struct, frozen=True, gc=False):
     """How the image of a container is built, from an artefact that is its context with this digest."""
 
@@ -140,7 +143,7 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     ``request`` is the artefact with the request that creates it: the body of ``POST /containers/create`` in
     the Docker Engine API, without the labels. ``image`` is the image as the YAML names it, or by its digest
     where the project pins it, or by its ID where it is in a file, ``image_file``; ``build`` is how the main
-    host builds it, None where it does not. ``mounts`` are the volumes that its host needs; ``resolv_conf`` is
+    host builds it, None where it does not. ``resolv_conf`` is
     the artefact that is its ``/etc/resolv.conf``, and ``archive`` the one with its scripts and context, a tar
     archive of what is below ``/etc/nocloud``. Both are in ``files``.
     """
@@ -150,7 +153,6 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     image: str
     build: ContainerBuild | None = None
     image_file: ImageFile | None = None
-    mounts: tuple[Mount, ...] = ()
     resolv_conf: str | None = None
     archive: str | None = None
 

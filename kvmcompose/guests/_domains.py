@@ -19,6 +19,7 @@ from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_
 from kvmcompose.guests._installation import answer_files, installation_artefacts, installation_media
 from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
 from kvmcompose.guests._ready import ReadyKey, ready
+from kvmcompose.guests._shares import Share, filesystems, mount_commands, mounts
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.platform import cdrom_bus
 from kvmcompose.render.seed import script_paths, seed_iso
@@ -39,6 +40,7 @@ class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     ready: ReadyKey | None = None
     disks: tuple[FurtherDisk, ...] = ()
     ready_timeout_seconds: int | None = None
+    shares: tuple[Share, ...] = ()
 
 
 class DomainSection(DomainKeys, frozen=True, kw_only=True):
@@ -95,6 +97,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
             cloud_init=own.for_seed() if own is not None else None,
             cloud_init_files=own.paths if own is not None else {},
             windows=own.windows if own is not None else None,
+            mounts=mount_commands(definition.shares),
         )
         # Windows sees a disk of virtio only with drivers, a CD-ROM always
         seed, cdroms = (None, (artefact.path,)) if is_windows(definition) else (artefact.path, ())
@@ -122,6 +125,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         nvram=nvram,
         secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,
+        filesystems=filesystems(definition.shares, shared.host_config.project_folder),
     )
 
 
@@ -173,6 +177,7 @@ def runs(
         ready_timeout=definition.ready_timeout_seconds,
         memory_mb=definition.memory_mb,
         cpus=definition.cpus,
+        mounts=mounts(definition.shares),
         nvram=nvram_path(guest.identity, definition.firmware, definition.arch),
         secure_boot=definition.firmware == "uefi-secure",
         tpm=definition.tpm,

@@ -21,15 +21,12 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.core.project import FileKind, ProjectFiles
 from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests import _files, _image_build, _nics, _scaling
-from kvmcompose.guests._containers import ContainerSection, DockerSection, Volume, request, resolvers, words
+from kvmcompose.guests._containers import ContainerSection, DockerSection, request, resolvers, words
 from kvmcompose.guests._context import ContextSection, check_context
+from kvmcompose.guests._mounts import check_mounts
 from kvmcompose.render.build_context import build_context
 from kvmcompose.render.container import container_files, container_request, request_path
 from kvmcompose.render.seed import script_paths
-
-#: What Podman's service would read as the end of a mount's path: it makes options of a command of them.
-_NOT_IN_MOUNTS = frozenset(',"')
-
 
 Definition = DockerSection
 HAS_DHCP_CLIENT = False
@@ -129,7 +126,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from _check_command((machine.kind, key), getattr(body, key))
     if body.env_file is not None:
         yield from _files.environment_file(files, (machine.kind, "env_file"), body.environment, body.env_file)
-    yield from _check_volumes(machine.kind, body.volumes, files)
+    yield from check_mounts((machine.kind, "volumes"), "volume", body.volumes, files)
     for key in ("setup_script", "run_script"):
         yield from _files.script(files, (machine.kind, key), getattr(body, key))
     if body.context is not None:
@@ -205,41 +202,6 @@ def _check_command(at: tuple[str, ...], command: str | tuple[str, ...] | None) -
             wanted="words with matching quotes, or a list of words",
             hint="write a list: [sh, -c, 'echo \"hello\"']",
         )
-
-
-def _check_volumes(kind: str, volumes: tuple[Volume, ...], files: ProjectFiles) -> Iterator[Complaint]:
-    seen: dict[str, int] = {}
-    for index, volume in enumerate(volumes):
-        at = (kind, "volumes", index)
-        wrong = list(_files.mounted(files, (*at, "source"), volume.source))
-        if not wrong and posixpath.normpath(volume.source).split("/")[0] in ("..", "~"):
-            wrong = [
-                Complaint(
-                    code="bad-value",
-                    path=(*at, "source"),
-                    message="the source of a volume outside the project is the same on all hosts",
-                    found=repr(volume.source),
-                    wanted="an absolute path",
-                )
-            ]
-        yield from wrong
-        for key in ("source", "target"):
-            if _NOT_IN_MOUNTS & set(getattr(volume, key)):
-                yield Complaint(
-                    code="bad-value",
-                    path=(*at, key),
-                    message=f"the {key} of a volume has a comma or a quotation mark",
-                    hint="container engines use these to separate paths: choose another name",
-                )
-        target = posixpath.normpath(volume.target)
-        if target in seen:
-            yield Complaint(
-                code="bad-value",
-                path=(*at, "target"),
-                message=f"volumes[{seen[target]}] has the same target",
-                found=repr(volume.target),
-            )
-        seen.setdefault(target, index)
 
 
 def _archive(guest: GuestState) -> Artefact | None:

@@ -31,6 +31,7 @@ from kvmcompose.guests._further_disks import check_further_disks
 from kvmcompose.guests._installation import check_installation
 from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
+from kvmcompose.guests._shares import check_shares
 
 __all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
 
@@ -149,6 +150,7 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         yield from check_installation(body.libvirt_type.iso_guest, (*at, "iso_guest"), files)
     if body.cloud_init is not None:
         yield from check_cloud_init(body.cloud_init, machine, files)
+    yield from check_shares(machine.kind, body.shares, files)
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
 

@@ -6,6 +6,7 @@ administrator.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
 
 from kvmcompose.core.deployable import ContainerGuest, DomainGuest, LibvirtNetwork, NetworkPlan
@@ -36,6 +37,7 @@ __all__ = [
     "owned_by",
     "parse_request",
     "replaceable",
+    "shares_of",
 ]
 
 
@@ -115,6 +117,18 @@ def owned_by(guest: GuestState, run: DomainGuest, state: State, network_plan: Ne
         ports=frozenset(nic.interface_id for nic in guest.interfaces if nic.interface_id is not None),
         nvram=f"{folder}/{run.nvram}" if run.nvram is not None else None,
         uuid=domain_uuid(state.project_name, guest.identity),
+        # those with artefacts in them need the user's word: the host opens XML and disks
+        shares=frozenset(f"{folder}/{each.path}" for each in shares_of(run) if not each.is_ours),
+    )
+
+
+def shares_of(run: DomainGuest) -> tuple[Bind, ...]:
+    """Return the folders of the project that a domain sees. The host follows links in these paths as root."""
+    paths = ((posixpath.normpath(each.source), not each.read_only) for each in run.mounts)
+    return tuple(
+        Bind(path, writable=writable)
+        for path, writable in paths
+        if not path.startswith("/") and path.partition("/")[0] != ".."
     )
 
 

@@ -21,10 +21,15 @@ from kvmcompose.core.privilege import Privilege, PrivilegeKind
 
 
 class Bind(msgspec.Struct, frozen=True):
-    """A file or folder of the project that is mounted in a container; ``path`` is relative to its folder."""
+    """A file or folder of the project that a guest sees; ``path`` is relative to the project's folder."""
 
     path: str
     writable: bool
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether artefacts are in it: XML and disks, which the host opens."""
+        return self.path.partition("/")[0] in (".", "artefacts")
 
 
 #: The largest request, in bytes.
@@ -269,7 +274,7 @@ def _mounts(mounts: Any, where: str, folder: str, *, for_member: bool) -> Iterat
         inside = inside_project(source, folder)
         if inside is None:
             yield Privilege(PrivilegeKind.FILE, repr(source), where)
-        elif mount.get("ReadOnly") is not True and (for_member or _is_ours(inside)):
+        elif mount.get("ReadOnly") is not True and (for_member or Bind(inside, writable=True).is_ours):
             yield Privilege(PrivilegeKind.RIGHT, f"to write to {source!r}", where)
 
 
@@ -284,11 +289,6 @@ def inside_project(source: Any, folder: str) -> str | None:
     return None if inside == source or {"", ".", ".."} & set(steps) else inside
 
 
-def _is_ours(inside: str) -> bool:
-    """Return whether a path of the project has artefacts in it: XML and disks, which the host opens."""
-    return inside.partition("/")[0] in (".", "artefacts")
-
-
 def binds(request: Mapping[str, Any], folder: str) -> Iterator[Bind]:
     """Yield the mounts of a container that lead into the project."""
     host = request.get("HostConfig")
@@ -300,7 +300,7 @@ def binds(request: Mapping[str, Any], folder: str) -> Iterator[Bind]:
 
 
 def replaceable(found: Iterable[tuple[str, Bind]]) -> Iterator[Privilege]:
-    """Yield mounts of a folder that a container can write to the parent of, as it could put a link there.
+    """Yield mounts of a folder that a guest can write to the parent of, as it could put a link there.
 
     ``found`` are all mounts of a testbed, each with the artefact that has it.
     """
@@ -311,5 +311,5 @@ def replaceable(found: Iterable[tuple[str, Bind]]) -> Iterator[Privilege]:
         parents = {"/".join(steps[:count]) for count in range(1, len(steps))} | {"."}
         for parent in sorted(parents & writable - {bind.path}):
             yield Privilege(
-                PrivilegeKind.FILE, f"{bind.path!r}, if a container puts a link into {parent!r}", where
+                PrivilegeKind.FILE, f"{bind.path!r}, if a guest puts a link into {parent!r}", where
             )

@@ -30,6 +30,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
     ports: frozenset[str]
     nvram: str | None
     uuid: str
+    shares: frozenset[str]
 
 
 def checks(owned: Owned) -> Checks:
@@ -44,6 +45,7 @@ def checks(owned: Owned) -> Checks:
         "tap": owned.taps.__contains__,
         "port": owned.ports.__contains__,
         "uuid": owned.uuid.__eq__,
+        "share": owned.shares.__contains__,
         "nvram": lambda path: path == owned.nvram,
         "disk": lambda path: _is_below(path, owned.artefacts),
     }
@@ -170,6 +172,14 @@ _INTERFACE = Element(
     vlan=Element("trunk", tag=Element("id nativeMode")),
     others=_PLACED,
 )  # fmt: skip
+_FILESYSTEM = Element(
+    "type=mount accessmode=mapped|squash|passthrough fmode=0?[0-7]{3} dmode=0?[0-7]{3} model",
+    driver=Element("type=path|virtiofs queue wrpolicy"),
+    source=Element("dir=@share"),
+    target=Element("dir"),
+    readonly=Element(),
+    others=_PLACED,
+)
 _CHARACTER = Element(
     "type=pty",
     log=Element(f"file=@log append={_BOOL}"),
@@ -179,6 +189,7 @@ _CHARACTER = Element(
 _LISTEN = Element(f"type=address|none address={_LOOPBACK}")
 _DEVICES = Element(
     disk=_DISK,
+    filesystem=_FILESYSTEM,
     interface=_INTERFACE,
     serial=_CHARACTER,
     console=_CHARACTER,
@@ -260,7 +271,10 @@ GRAMMAR = (
         name=Element(text="@name"), uuid=Element(text="@uuid"), title=_WORD, description=_WORD,
         metadata=Element(others={_GUEST: Element("project=@project name=@guest host")}),
         memory=_SIZE, currentMemory=_SIZE,
-        memoryBacking=Element(hugepages=Element(page=Element(f"size={_NUMBER} unit=KiB"))),
+        memoryBacking=Element(
+            hugepages=Element(page=Element(f"size={_NUMBER} unit=KiB")),
+            source=Element("type=anonymous|memfd"), access=Element("mode=private|shared"),
+        ),
         vcpu=Element(f"placement=static current={_NUMBER}", text=_NUMBER), iothreads=Element(text=_NUMBER),
         os=Element(
             "firmware=efi|bios",

@@ -18,7 +18,17 @@ _LIMIT, _DEPTH, _SHOWN = 16 << 20, 24, 120
 #: Only UTF-8: libvirt's parser uses the encoding that a declaration names; ours does not.
 _PROLOGUE = re.compile(r"""\s*(<\?xml version=["']1\.0["']( encoding=["'][Uu][Tt][Ff]-8["'])?\s*\?>)?""")
 
-_PROGRAMS = ("emulator", "loader", "script", "commandline", "options", "bootloader", "init", "downscript")
+_PROGRAMS = (
+    "emulator",
+    "loader",
+    "script",
+    "commandline",
+    "options",
+    "bootloader",
+    "init",
+    "downscript",
+    "binary",
+)
 _DEVICES = ("hostdev", "tpm", "redirdev", "input", "rng", "smartcard", "vsock", "lease", "panic", "crypto")
 
 #: Whether a value is harmless.

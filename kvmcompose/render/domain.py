@@ -8,6 +8,7 @@ from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.nic import VIRTIO, Bandwidth, Trunk, vlan_of
 from kvmcompose.core.state import GuestState, Interface, Shared
 from kvmcompose.render.disks import BootOrder, DiskDevice, boot_order
+from kvmcompose.render.filesystem import Filesystem
 from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
 
@@ -110,6 +111,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     firmware: Firmware | None
     tpm: bool
     uuid: str | None
+    filesystems: tuple[Filesystem, ...]
 
 
 def domain_xml(
@@ -131,6 +133,7 @@ def domain_xml(
     nvram: str | None = None,
     secure_boot: bool = False,
     tpm: bool = False,
+    filesystems: tuple[Filesystem, ...] = (),
 ) -> Artefact:
     """The domain XML of a guest. Paths (``disk``, ``further`` and others) are relative to the project."""
 
@@ -143,6 +146,7 @@ def domain_xml(
     # what other guests have on the root bus, these have in a port
     own_ports += media is not None and platform.cdrom == "scsi"
     own_ports += sum(each.bus == "virtio" for each in further)
+    own_ports += len(filesystems)
     values = DomainValues(
         project=shared.project_name,
         guest=guest.identity,
@@ -172,6 +176,7 @@ def domain_xml(
         firmware=Firmware(variables, secure_boot) if variables is not None else None,
         tpm=tpm,
         uuid=domain_uuid(shared.project_name, guest.identity) if tpm else None,
+        filesystems=filesystems,
     )
     return Artefact(
         task=f"domain-xml:{guest.name}",

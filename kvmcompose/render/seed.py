@@ -71,7 +71,8 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     ``context_modes`` are permission bits in octal digits, by paths in the context; it is no part of a recipe
     where the YAML gives none. ``identity`` and ``domain`` stand for ``guest`` and ``hostname`` in the
-    instance-id, where they differ, so that a new name is no new instance.
+    instance-id, where they differ, so that a new name is no new instance. ``mounts`` are the commands that
+    mount the guest's shares.
     """
 
     project: str
@@ -85,6 +86,7 @@ class SeedValues(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     domain: str | None = None
     cloud_init: CloudInitValues | None = None
     windows: WindowsSeed | None = None
+    mounts: tuple[tuple[str, ...], ...] = ()
 
 
 class HasModes(Protocol):
@@ -148,6 +150,7 @@ def seed_iso(
     cloud_init: CloudInitValues | None = None,
     cloud_init_files: Mapping[str, str] = MappingProxyType({}),
     windows: WindowsSeed | None = None,
+    mounts: tuple[tuple[str, ...], ...] = (),
 ) -> Artefact:
     """The seed of a guest with cloud-init in it. ``cloud_init_files`` are paths by what they are for."""
     # a golden image is off, so that its name is no reason to set it up again
@@ -169,6 +172,7 @@ def seed_iso(
         domain=None if by_id else guest.domain,
         cloud_init=cloud_init,
         windows=windows,
+        mounts=mounts,
     )
     files = {
         KEY_FILE: shared.guest_config.ssh_public_key_location,

@@ -327,7 +327,7 @@ def binds_in(*mounts: tuple[str, bool]) -> list[tuple[str, privileges.Bind]]:
 def test_a_folder_that_a_container_can_replace_by_a_link_is_listed() -> None:
     found = privileges.replaceable(binds_in(("data", True), ("data/a/b", False), ("data2", False)))
     assert [(each.kind, each.what) for each in found] == [
-        (PrivilegeKind.FILE, "'data/a/b', if a container puts a link into 'data'")
+        (PrivilegeKind.FILE, "'data/a/b', if a guest puts a link into 'data'")
     ]
     assert not list(privileges.replaceable(binds_in(("data", False), ("data/a", True))))
     assert not list(privileges.replaceable(binds_in(("data", True), ("data", False))))

@@ -53,6 +53,8 @@ users:
     sudo: "ALL=(ALL) NOPASSWD:ALL"
     ssh_authorized_keys: ["ssh-ed25519 AAAA+/= it's me", "ssh-rsa BBBB"]
   - default
+bootcmd:
+  - [sh, -c, "mount \\"$1\\"", x, "a \\"tag\\""]
 runcmd:
   # the seed is found by its label
   - [mkdir, -p, "/a, b", '/c''d']
@@ -66,7 +68,7 @@ final_message: done
 
 #: What a guest does with a seed, in a form that can be compared.
 RECORD = """
-for name in instance name_guest interface bring_up address route dns dhcp user key runcmd; do
+for name in instance name_guest interface bring_up address route dns dhcp user key bootcmd runcmd; do
     eval "$name() { printf '%s\\\\0' \\"$name\\" \\"\\$@\\"; printf '\\\\1\\\\0'; }"
 done
 new=yes
@@ -113,6 +115,7 @@ def test_a_seed_becomes_calls(tmp_path: Path) -> None:
         ["interface", "nic1", "52:54:00:00:00:02"],
         ["bring_up"],
         ["dhcp"],
+        ["bootcmd", "sh", "-c", 'mount "$1"', "x", 'a "tag"'],
         ["user", "tester"],
         ["key", "ssh-ed25519 AAAA+/= it's me"],
         ["key", "ssh-rsa BBBB"],

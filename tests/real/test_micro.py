@@ -41,6 +41,7 @@ machines:
           environment: {GREETING: "two words & a 'quote'", NUMBER: 010}
           setup_script: ./setup.sh
           run_script: ./run.sh
+      shares: [{source: shared, target: /srv/shared folder}]
   - name: worker
     libvirt:
       cpus: 1
@@ -136,6 +137,8 @@ def project(
     folder = tmp_path_factory.mktemp("microtest") / "microtest"
     (folder / "files" / "deep").mkdir(parents=True)
     (folder / "files" / "deep" / "note.txt").write_text("from the context\n")
+    (folder / "shared").mkdir()
+    (folder / "shared" / "from-host").write_text("written on the host\n")
     (folder / "setup.sh").write_text("#!/bin/bash\necho set up > /etc/set-up\n")
     (folder / "run.sh").write_text("true\n")
     (folder / "kvm-compose.yaml").write_text(YAML)
@@ -209,6 +212,9 @@ def test_takes_everything_from_the_seed(guests: dict[str, Guest], project: Path,
     ]
     assert node.run("sudo /etc/nocloud/setup/00-setup.sh; cat /etc/set-up") == "set up"
     assert node.run("ls /etc/nocloud/run /etc/nocloud/ready").splitlines()[0] == "/etc/nocloud/ready"
+    assert node.run("cat '/srv/shared folder/from-host'") == "written on the host"
+    node.run("echo written in the guest | sudo tee '/srv/shared folder/from-guest'")
+    assert (project / "shared" / "from-guest").read_text() == "written in the guest\n"
     assert node.run("cloud-init status --wait") == "status: done"
     assert node.run("ping -c 1 -W 1 127.0.0.1 >/dev/null && echo pong") == "pong"
     size = int(node.run("df -m /").split()[-5])
@@ -234,6 +240,7 @@ def test_restart_keeps_the_disk_and_the_host_key(guests: dict[str, Guest]) -> No
     node.press_power_button()
     node.start()
     assert node.run("cat kept; ls /opt-kept; ls /tmp") == "kept\n/opt-kept"
+    assert node.run("cat '/srv/shared folder/from-host'") == "written on the host"
     assert node.host_key() == key
     # a machine that loses its power keeps what was written a moment ago
     node.run("echo again >again; echo more >>kept; sleep 4")

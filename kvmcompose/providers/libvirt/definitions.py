@@ -172,6 +172,7 @@ def capabilities(xml: str) -> Capabilities:
         graphics=values("devices/graphics", "type"),
         videos=values("devices/video", "modelType"),
         pci=backends is None or len(backends) > 0,
+        virtiofs="virtiofs" in values("devices/filesystem", "driverType"),
     )
 
 

@@ -75,6 +75,10 @@ _FORGET_ALL = (
 )
 
 
+#: The version of libvirt that exports folders read-only by virtiofs.
+_READONLY_VIRTIOFS = 11_000_000
+
+
 def capabilities(connection: Any, *, need: DomainNeed) -> Capabilities:
     """Return what the host has of what a domain needs."""
     try:
@@ -85,7 +89,11 @@ def capabilities(connection: Any, *, need: DomainNeed) -> Capabilities:
         raise
     found = xmls.capabilities(text)
     size = need.hardware.hugepages_kib
-    return msgspec.structs.replace(found, free_pages=_free_pages(connection, size)) if size else found
+    return msgspec.structs.replace(
+        found,
+        free_pages=_free_pages(connection, size) if size else None,
+        readonly_virtiofs=found.virtiofs and connection.getLibVersion() >= _READONLY_VIRTIOFS,
+    )
 
 
 def _free_pages(connection: Any, kib: int) -> int | None:

@@ -69,6 +69,12 @@ _AGENT_LOOK_SECONDS = 2.0
 #: How long qemu-img may take to revert a disk to a snapshot, in seconds.
 _SNAPSHOT_SECONDS = 600.0
 
+#: Succeeds where virtiofsd is installed (QEMU, "Vhost-user back-ends": libvirt looks for it in the same way).
+_FIND_VIRTIOFSD = (
+    "cat /etc/qemu/vhost-user/*.json /usr/share/qemu/vhost-user/*.json 2>/dev/null"
+    """ | grep -q '"type": *"fs"'"""
+)
+
 #: A QEMU process that libvirt started, in the output of ps: its age in seconds and its guest's name.
 _QEMU = re.compile(r"^\s*(\d+)\s+(\d+)\s+\S*qemu\S* -name guest=([^,\s]+)", re.MULTILINE)
 
@@ -278,7 +284,13 @@ class Libvirt:
 
     async def capabilities(self, need: DomainNeed) -> Capabilities:
         doing = f"ask what it has for {need.arch} guests"
-        return await self._connection.call(doing, domain_calls.capabilities, need=need)
+        found = await self._connection.call(doing, domain_calls.capabilities, need=need)
+        if (
+            need.virtiofs and found.virtiofs
+        ):  # libvirt speaks of QEMU alone, and the daemon is another program
+            there = await self._runner.run(["sh", "-c", _FIND_VIRTIOFSD], check=False)
+            found = msgspec.structs.replace(found, virtiofs=there.status == 0)
+        return found
 
     async def forget_tpm(self, holder: TpmHolder) -> None:
         xml, doing = xmls.tpm_xml(holder), f"remove the TPM of {holder.name}"

@@ -484,6 +484,7 @@ class FakeHypervisor(FakeNetworks):
             uefi=True,
             secure_boot=need.arch == "x86_64",
             tpm=True,
+            virtiofs=True,
             free_pages=_FREE_PAGES,
         )
 

@@ -87,7 +87,10 @@ def following(known: dict[str, DomainEvent], name: str, found: DomainEvent | Non
 
 
 class DomainNeed(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """What a domain needs of its host. ``arch``, ``machine`` and ``virt_type`` are in libvirt's words."""
+    """What a domain needs of its host. ``arch``, ``machine`` and ``virt_type`` are in libvirt's words.
+
+    ``virtiofs``: it has shares by it, ``readonly_virtiofs``: some of them read-only.
+    """
 
     arch: str
     machine: str
@@ -95,6 +98,8 @@ class DomainNeed(msgspec.Struct, frozen=True, kw_only=True, order=True):
     uefi: bool = False
     secure_boot: bool = False
     tpm: bool = False
+    virtiofs: bool = False
+    readonly_virtiofs: bool = False
     hardware: HardwareNeed = HardwareNeed()
 
 
@@ -117,6 +122,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     videos: frozenset[str] = frozenset()
     free_pages: int | None = None
     pci: bool = True
+    virtiofs: bool = False
+    readonly_virtiofs: bool = False
 
 
 class TpmHolder(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Volumes of containers on other hosts: these have copies of folders and files of the project."""
+"""Volumes of containers and shares of domains on other hosts: copies of folders and files of the project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.volume_tree import VolumeChange, VolumeTree, difference, read_tree
@@ -19,11 +18,10 @@ _known: WeakKeyDictionary[LoadedTestbed, Mapping[str, Collection[str]]] = WeakKe
 
 
 def sources(guest: LoadedGuest) -> Iterator[str]:
-    """Yield the paths of the project that a container has mounted, as normal paths."""
-    if isinstance(guest.run, ContainerGuest):
-        for mount in guest.run.mounts:
-            if not mount.source.startswith("/"):
-                yield posixpath.normpath(mount.source)
+    """Yield the paths of the project that a guest has mounted, as normal paths."""
+    for mount in guest.run.mounts if guest.run is not None else ():
+        if not mount.source.startswith("/"):
+            yield posixpath.normpath(mount.source)
 
 
 def volumes_on(testbed: LoadedTestbed, host: str) -> Collection[str]:

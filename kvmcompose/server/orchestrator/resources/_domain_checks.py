@@ -13,6 +13,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.resources import _hardware_checks, _platform_checks
+from kvmcompose.server.orchestrator.resources._member_mounts import member_mounts
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 
 
@@ -22,6 +23,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:
         *await work.on_hosts(lambda host: _check_names(work, host)),
         *await work.on_hosts(lambda host: _platform_checks.check(work, host)),
         *await work.on_hosts(lambda host: _hardware_checks.check(work, host, changes)),
+        *member_mounts(work, "share", (each for each in work.testbed.runnable if each.domain is not None)),
         *_check_reach(work),
         *await _check_key(work),
         *_check_disks(work),

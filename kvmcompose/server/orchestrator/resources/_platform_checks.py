@@ -16,6 +16,8 @@ from kvmcompose.server.orchestrator.testbed import LoadedGuest
 _EMULATOR = {"aarch64": "qemu-system-arm", "x86_64": "qemu-system-x86"}
 _FIRMWARE = {"aarch64": "qemu-efi-aarch64", "x86_64": "ovmf"}
 
+_BY_9P = "give the share driver: 9p"
+
 
 async def check(work: Work, host: HostDrivers) -> None:
     """Raise DriverError for what guests of a host need and the host lacks.
@@ -27,15 +29,15 @@ async def check(work: Work, host: HostDrivers) -> None:
         if guest.domain is not None and guest.is_started:
             need = _need(guest, guest.domain)
             own = work.testbed.state.testbed_hosts[host.name].arch
-            if need.arch != own or need.uefi or need.tpm:
+            if need.arch != own or need.uefi or need.tpm or need.virtiofs:
                 needing.setdefault(need, []).append(guest)
     for need, guests in sorted(needing.items()):
         has = await host.hypervisor.capabilities(need)
-        for what, package in _lacking(need, has):
+        for what, hint in _lacking(need, has):
             names = first_few([guest.name for guest in guests])
             raise DriverError(
                 f"{what}, which {names} {'needs' if len(guests) == 1 else 'need'}",
-                hint=f"on {host.name}: sudo apt-get install --no-install-recommends {package}",
+                hint=f"on {host.name}: {hint}",
             )
 
 
@@ -47,15 +49,28 @@ def _need(guest: LoadedGuest, run: DomainGuest) -> DomainNeed:
         uefi=run.nvram is not None,
         secure_boot=run.secure_boot,
         tpm=run.tpm,
+        virtiofs=any(each.virtiofs for each in run.mounts),
+        readonly_virtiofs=any(each.virtiofs and each.read_only for each in run.mounts),
     )
 
 
 def _lacking(need: DomainNeed, has: Capabilities) -> Iterator[tuple[str, str]]:
+    """Yield what is missing, and what to do."""
     if has.reason:
-        yield f"QEMU for {need.arch} cannot be used ({has.reason})", _EMULATOR[need.arch]
-    elif need.uefi and not has.uefi:
-        yield f"there is no UEFI firmware for {need.arch}", _FIRMWARE[need.arch]
+        yield f"QEMU for {need.arch} cannot be used ({has.reason})", _install(_EMULATOR[need.arch])
+        return
+    if need.uefi and not has.uefi:
+        yield f"there is no UEFI firmware for {need.arch}", _install(_FIRMWARE[need.arch])
     elif need.secure_boot and not has.secure_boot:
-        yield f"there is no UEFI firmware with secure boot for {need.arch}", _FIRMWARE[need.arch]
-    elif need.tpm and not has.tpm:
-        yield "there is no swtpm, or it lacks its tools", "swtpm swtpm-tools"
+        yield f"there is no UEFI firmware with secure boot for {need.arch}", _install(_FIRMWARE[need.arch])
+    if need.tpm and not has.tpm:
+        yield "there is no swtpm, or it lacks its tools", _install("swtpm swtpm-tools")
+    if need.virtiofs and not has.virtiofs:
+        # since Debian 13 it is a package of its own
+        yield "there is no virtiofsd", f"{_install('virtiofsd')} (on Debian 12: qemu-system-common); {_BY_9P}"
+    elif need.readonly_virtiofs and not has.readonly_virtiofs:
+        yield "libvirt before version 11 shares no folder read-only by virtiofs", _BY_9P
+
+
+def _install(packages: str) -> str:
+    return f"sudo apt-get install --no-install-recommends {packages}"

@@ -30,13 +30,14 @@ from kvmcompose.server.orchestrator.resources._container_spec import (
 )
 from kvmcompose.server.orchestrator.resources._image_builds import known_build
 from kvmcompose.server.orchestrator.resources._images import known_image, main_host
+from kvmcompose.server.orchestrator.resources._member_mounts import member_mounts
 from kvmcompose.server.orchestrator.resources._plugs import PlugChange, Plugs
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.runtimes import containers as runtime
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
-from kvmcompose.server.orchestrator.volumes import sources, volumes_of
+from kvmcompose.server.orchestrator.volumes import volumes_of
 
 KINDS = (runtime.KIND,)
 AFTER = ("container-image", "container-volume", "ovs-port")
@@ -160,21 +161,8 @@ async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]: 
         for guest, _ in _guests(work.testbed)
         if guest.name in work.up.recreate and guest.name in work.testbed.intents
     ]
-    return [*stopped, *_check_volumes(work), *await work.on_hosts(lambda host: _check_names(work, host))]
-
-
-def _check_volumes(work: Work) -> list[Refusal]:
-    """Return the volumes of a member's project: what runs are copies, on the main host, too."""
-    if work.context.member is None:
-        return []
-    return [
-        (
-            f"{guest.name} has the volume {source}, which no host is sent for {work.context.owner.name}",
-            "use `context` for what it reads, or have an administrator bring the testbed up",
-        )
-        for guest, _ in _guests(work.testbed)
-        for source in sources(guest)
-    ]
+    volumes = member_mounts(work, "volume", (guest for guest, _ in _guests(work.testbed)))
+    return [*stopped, *volumes, *await work.on_hosts(lambda host: _check_names(work, host))]
 
 
 def _start(guest: LoadedGuest) -> str:

@@ -40,9 +40,10 @@ from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
+from kvmcompose.server.orchestrator.volumes import volumes_of
 
 KINDS = ("libvirt-domain",)
-AFTER = ("files", "disk")
+AFTER = ("files", "disk", "container-volume")
 STAGE = "guests"
 #: The option of ``up`` that carries out changes that can wait.
 AGAIN = "restart"
@@ -64,6 +65,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
         ref = Ref(KINDS[0], guest.state.domain, guest.state.testbed_host)
         needs = [Ref("files", ref.host, ref.host)]
         needs += [Ref("disk", disk.name_of(guest, path), ref.host) for path in guest.disks]
+        needs += [Ref("container-volume", each, ref.host) for each in volumes_of(testbed, guest)]
         if guest.golden is not None:
             needs.append(Ref("golden-image", guest.golden, testbed.main_host.name))
         spec = DomainWanted(made=spec_of(testbed, guest), state=testbed.intents.get(guest.name, "running"))

@@ -40,12 +40,16 @@ def check_snapshot(guest: LoadedGuest, command: Snapshot, state: str) -> None:
     """Raise RefusedError for a name that is like a number, and for a guest that has to be off."""
     if command.verb is not SnapshotVerb.CREATE:
         return
+    if guest.domain is not None and guest.domain.mounts and state not in OFF:
+        raise RefusedError(
+            f"{guest.name} is {state}, and QEMU makes no snapshot of a guest that can reach a share",
+            hint=_while_off(guest, command),
+        )
     if guest.domain is not None and guest.domain.nvram is not None and state not in OFF:
         raise RefusedError(
             f"{guest.name} is {state}, and libvirt makes snapshots of a guest with UEFI firmware only while"
             " it is off: of its disks",
-            hint=f"kvm-compose stop {guest.name} && kvm-compose snapshot create {command.name}"
-            f" -n {guest.name} && kvm-compose start {guest.name}",
+            hint=_while_off(guest, command),
         )
     if _LIKE_AN_ID.fullmatch(command.name):
         raise RefusedError(
@@ -53,6 +57,14 @@ def check_snapshot(guest: LoadedGuest, command: Snapshot, state: str) -> None:
             " a number for the number of another one",
             hint=f"kvm-compose snapshot create v{command.name}",
         )
+
+
+def _while_off(guest: LoadedGuest, command: Snapshot) -> str:
+    name = guest.name
+    return (
+        f"kvm-compose stop {name} && kvm-compose snapshot create {command.name} -n {name}"
+        f" && kvm-compose start {name}"
+    )
 
 
 async def snapshot(

@@ -202,8 +202,11 @@ function value(at, what, p, n) {
     else if (p[1] == "ssh_authorized_keys") keys = keys call("key", what)
     else if (p[1] == "users" && p[3] == "name") user_of[p[2]] = what
     else if (p[1] == "users" && p[3] == "ssh_authorized_keys") keys_of[p[2]] = keys_of[p[2]] call("key", what)
-    else if (p[1] == "runcmd" && n > 1) {
-        if (!(p[2] in command)) commands[++command_count] = p[2]
+    else if (p[1] ~ /^(boot|run)cmd$/ && n > 1) {
+        if (!(p[2] in command)) {
+            commands[++command_count] = p[2]
+            called[p[2]] = p[1]
+        }
         command[p[2]] = n > 2 ? command[p[2]] " " quoted(what) : " sh -c " quoted(what)
     }
     if (p[1] == "users" && file == "user-data" && !(p[2] in seen) && n > 2) {
@@ -258,11 +261,12 @@ function write(i, name, p) {
         printf "%s%s", settings[name], routes[name]
         if (dhcp[name]) print "dhcp"
     }
+    for (i = 1; i <= command_count; i++) if (called[commands[i]] == "bootcmd") print "bootcmd" command[commands[i]]
     print "set_up() {\n:"
     for (i = 1; i <= user_count; i++) if (user_of[users[i]] != "") {
         printf "%s%s", call("user", user_of[users[i]]), keys_of[users[i]] (i == 1 ? keys : "")
     }
     if (!user_count && keys != "") printf "%s%s", call("user", "root"), keys
-    for (i = 1; i <= command_count; i++) print "runcmd" command[commands[i]]
+    for (i = 1; i <= command_count; i++) if (called[commands[i]] == "runcmd") print "runcmd" command[commands[i]]
     print "}"
 }
