@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from golden.bench import Bench
-from kvmcompose.core.commands import Exec, Up
+from kvmcompose.core.commands import Exec, Power, PowerVerb, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.providers.guest.interface import Entrance
+from kvmcompose.providers.libvirt.fake_agent import FakeAgents
+from kvmcompose.server.orchestrator import agent_addresses
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from orchestrator.projects import built_project
 
@@ -26,6 +28,7 @@ GUEST = """\
     interfaces: [{{bridge: {bridge}}}]
     libvirt: {{cpus: 1, memory_mb: 128{ready}, libvirt_type: {{{kind}}}}}
 """
+DARK = "name: dark\n    interfaces: [{bridge: lab}]"
 SCRIPTS = "cloud_image: {name: debian_12, setup_script: setup.sh, run_script: run.sh}"
 YAML = (
     "machines:\n"
@@ -130,3 +133,86 @@ def test_who_is_entered_how(agents: Lab) -> None:
     agents.must(Up())
     access = asyncio.run(agents.orchestrator.access(agents.deployment))
     assert {each.name for each in access if each.by_agent} == {"near", "cut", "dark"}
+
+
+def asked(lab: Lab, execute: str) -> list[str]:
+    """The guests whose agents were asked this."""
+    return [call.split(":")[1] for call in lab.drivers.calls if call.endswith(f":{execute}")]
+
+
+def test_the_clock_is_set_after_a_guest_stood_still(agents: Lab) -> None:
+    agents.must(Up())
+    agents.must(Power(verb=PowerVerb.PAUSE, guests=("cut", "dark")))
+    assert "its clock is set" in agents.text(
+        agents.must(Power(verb=PowerVerb.RESUME, guests=("cut", "dark")))
+    )
+    assert asked(agents, "guest-set-time") == ["lab-cut"]  # the other one has no agent
+    agents.must(Snapshot(verb=SnapshotVerb.CREATE, name="s", guests=("cut",)))
+    restored = agents.must(Snapshot(verb=SnapshotVerb.RESTORE, name="s", guests=("cut",)))
+    assert "the clock of cut is set" in agents.text(restored)
+
+
+def test_a_clock_that_is_not_set_fails_nothing(agents: Lab) -> None:
+    agents.must(Up())
+    agents.must(Snapshot(verb=SnapshotVerb.CREATE, name="s", guests=("cut",)))
+    agents.drivers.failures = [Failure("ask_agent:*:guest-set-time")]
+    restored = agents.must(Snapshot(verb=SnapshotVerb.RESTORE, name="s", guests=("cut",)))
+    assert "clock" not in agents.text(restored)
+
+
+def test_addresses_that_nothing_else_knows(agents: Lab) -> None:
+    agents.edit(DARK, DARK.replace("lab}", "lab, ip: dynamic}"))
+    agents.must(Up())
+    assert address(agents, "dark") == ()
+    agents.world.domains["lab-dark"].agent = True
+    agents.world.domains["lab-dark"].agent_addresses = ["198.51.100.7"]
+    assert address(agents, "dark") == ("198.51.100.7",)
+    assert set(asked(agents, "guest-network-get-interfaces")) == {"lab-dark"}  # those of others are known
+
+
+def test_an_agent_that_hangs_holds_up_no_status(agents: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents.edit(DARK, DARK.replace("lab}", "lab, ip: dynamic}"))
+    agents.must(Up())
+    agents.world.domains["lab-dark"].agent = True
+    looks = []
+
+    async def hang(*_: object) -> object:
+        looks.append(1)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(FakeAgents, "answer", hang)
+    monkeypatch.setattr(agent_addresses, "_WAIT_SECONDS", 0.1)
+
+    async def twice() -> None:
+        for _ in range(2):
+            async with asyncio.timeout(10):
+                found = await agents.orchestrator.status(agents.deployment)
+            assert [each.addresses for each in found.guests if each.name == "dark"] == [()]
+
+    asyncio.run(twice())
+    assert len(looks) == 1  # no second look begins
+
+
+def address(lab: Lab, name: str) -> tuple[str, ...]:
+    """All addresses of a guest that its status has."""
+    lab.orchestrator._agents._seen.clear()
+    return next(each.addresses for each in lab.status().guests if each.name == name)
+
+
+def test_where_the_server_connects_to_the_host_confirms(agents: Lab) -> None:
+    """A guest may name the address of another one, or of anything else."""
+
+    async def find(*, is_there: bool) -> str | None:
+        main = agents.orchestrator._context(agents.deployment).built.main_host
+        hypervisor = agents.drivers.host(main).hypervisor
+        told = {"52:54:00:00:00:01": ("203.0.113.9", "10.1.0.7")}
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def answers(mac: str, address: str) -> bool:
+                return is_there and (mac, address) == ("52:54:00:00:00:01", "10.1.0.7")
+
+            patch.setattr(hypervisor, "answers", answers)
+            return await agent_addresses.confirmed(hypervisor, told, ["52:54:00:00:00:01"], "10.1.0.0/24")
+
+    assert asyncio.run(find(is_there=True)) == "10.1.0.7"
+    assert asyncio.run(find(is_there=False)) is None

@@ -32,8 +32,8 @@ _Answer = TypeVar("_Answer")
 MOST_OUTPUT, MOST_INPUT = 64 << 20, 64 << 20
 #: The same on Windows, where an answer of the agent, and a command for it, has all of it.
 MOST_WINDOWS_INPUT = 1 << 20
-#: How much is read or written at a time, in bytes.
-_PIECE = 256 << 10
+#: How much is read or written at a time, in bytes: an emulated guest takes some 0.1 s for it.
+_PIECE = 48 << 10
 #: How long to wait before an agent is asked again about a command, in seconds: the shortest and the longest.
 _SOON, _LATE, _LATER = 0.05, 1.0, 1.5
 #: How long ending a command may take, in seconds.
@@ -193,17 +193,15 @@ class _InShell:
                 f"no file can be made in /tmp of {self._guest.name}", hint="is it full, or read-only?"
             )
         handle = await self._guest.ask("guest-file-open", int, path=self._input, mode="a")
-        try:
-            size = 0
-            async for chunk in stdin:
-                size += len(chunk)
-                if size > MOST_INPUT:
-                    raise _too_much(self._guest.name, "is given more input than", MOST_INPUT)
-                for start in range(0, len(chunk), _PIECE):
-                    data = base64.b64encode(chunk[start : start + _PIECE]).decode()
-                    await self._guest.ask("guest-file-write", dict, handle=handle, buf_b64=data)
-        finally:
-            await self._guest.ask("guest-file-close", dict, handle=handle)
+        size = 0
+        async for chunk in stdin:
+            size += len(chunk)
+            if size > MOST_INPUT:
+                raise _too_much(self._guest.name, "is given more input than", MOST_INPUT)
+            for start in range(0, len(chunk), _PIECE):
+                data = base64.b64encode(chunk[start : start + _PIECE]).decode()
+                await self._guest.ask("guest-file-write", dict, handle=handle, buf_b64=data)
+        await self._guest.ask("guest-file-close", dict, handle=handle)
 
     async def _read(self, on_data: Callable[[bytes], None], *, must: bool) -> bool:
         """Report what was printed since; return whether there was any. ``must``: there is a file by now."""

@@ -18,6 +18,7 @@ from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.byte_stream import BegunStream
+from kvmcompose.server.orchestrator.agent_addresses import AgentAddresses
 from kvmcompose.server.orchestrator.captures import capture
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.down import TakeDown
@@ -54,12 +55,14 @@ class Orchestrator:
         self._people = people or People()
         self._meter = Meter()
         self._health = HealthMemory()
+        self._agents = AgentAddresses()
         self._looks = HostLooks()
         self._pictures = Pictures()
 
     def _context(self, deployment: Deployment, *, seconds: float | None = ANSWER_SECONDS) -> Context:
         """A deployment to work on, from now on on its account; ``seconds`` is what its files may take."""
-        context = Context(deployment, self._owner(deployment), self._drivers, self._store, self._health)
+        owner = self._owner(deployment)
+        context = Context(deployment, owner, self._drivers, self._store, self._health, self._agents)
         account.set(Account(deployment.name, context.owner.uid, seconds))
         return context
 

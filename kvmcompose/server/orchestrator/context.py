@@ -6,7 +6,7 @@ import atexit
 import functools
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from kvmcompose.hosts.blob_store import HOSTED
 from kvmcompose.providers.drivers import Drivers, HostDrivers
 from kvmcompose.providers.guest.interface import Gate, GuestShell
 from kvmcompose.providers.netns.interface import ManagementPorts
+from kvmcompose.server.orchestrator.agent_addresses import Addresses, AgentAddresses, confirmed, told
 from kvmcompose.server.orchestrator.built_testbed import read_testbed
 from kvmcompose.server.orchestrator.deployed import Deployed, decode_deployed
 from kvmcompose.server.orchestrator.health_memory import HealthMemory
@@ -62,6 +63,7 @@ class Context:
         drivers: Drivers,
         store: Store,
         health: HealthMemory | None = None,
+        agents: AgentAddresses | None = None,
     ) -> None:
         self.deployment = deployment
         self.owner = owner
@@ -76,6 +78,8 @@ class Context:
         self.store = store
         #: What is known of the health of guests, of all deployments.
         self.health = health or HealthMemory()
+        #: What guest agents have told, of all deployments.
+        self.agents = agents or AgentAddresses()
         self._noted = store.deployed(self.project)
         self._intents = store.marks(self.project, "intent")
 
@@ -204,6 +208,40 @@ class Context:
 
         names = [guest.name for guest in asking]
         return found | dict(zip(names, await side_by_side(map(leased, asking)), strict=True))
+
+    async def told_address(self, guest: LoadedGuest, testbed: LoadedTestbed) -> str | None:
+        """Return where a guest is that has no lease, by its guest agent, if its host finds it there.
+
+        Raises DriverError where the agent does not answer.
+        """
+        if guest.domain is None or guest.address != "dynamic":
+            return None
+        addresses = await told(self.host_of(guest, testbed).hypervisor, guest.state.domain)
+        return await self._confirmed(guest, testbed, addresses)
+
+    async def told_addresses(
+        self, guests: Sequence[LoadedGuest], testbed: LoadedTestbed
+    ) -> dict[str, str | None]:
+        """Return the same of several guests, by name, as far as it is known within a second."""
+        asked = [each for each in guests if each.domain is not None]
+        found = await self.agents.of(
+            (self.host_of(each, testbed).hypervisor, each.state.domain) for each in asked
+        )
+        return {
+            each.name: await self._confirmed(each, testbed, found.get(each.state.domain, {}))
+            for each in asked
+        }
+
+    async def _confirmed(
+        self, guest: LoadedGuest, testbed: LoadedTestbed, addresses: Addresses
+    ) -> str | None:
+        network = testbed.network_plan.network
+        if network is None or not addresses:
+            return None
+        here = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
+        reachable = testbed.network_plan.reachable
+        macs = [nic.mac.lower() for nic in guest.state.interfaces if nic.bridge in reachable]
+        return await confirmed(here, addresses, macs, network.subnet)
 
     def gate(self, guest: LoadedGuest, testbed: LoadedTestbed) -> Gate | None:
         """The way through a guest's management port; None for a guest without one."""

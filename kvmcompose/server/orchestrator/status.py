@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -17,6 +18,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.core.resource import Change, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
+from kvmcompose.server.orchestrator.agent_addresses import Addresses
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.plan import Differences, plan
 from kvmcompose.server.orchestrator.resources import healthy, providers
@@ -63,9 +65,10 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     others = dict.fromkeys((each.guest for each in testbed.resources if each.guest), "absent")
     others |= {each.guest: each.state for each in planned.found if each.guest in others and each.state}
     addresses = await _addresses(view, testbed, domains, planned.silent)
+    told = await _told(view, testbed, addresses, planned.silent)
     share = functools.partial(meter.share, context.project)
     # in a thread: a testbed may have thousands
-    guests = await in_thread(_guests, testbed, planned, domains, others, addresses, share)
+    guests = await in_thread(_guests, testbed, planned, domains, others, addresses, told, share)
     differences = [f"host {name}: {error.message}" for name, error in planned.unseen]
     differences += problem
     found: Sequence[Change] = ()
@@ -88,6 +91,7 @@ def _guests(
     domains: Mapping[str, Instance],
     others: Mapping[str, str],
     addresses: Mapping[str, str | None],
+    told: Mapping[str, Addresses],
     share: Callable[[Instance], float | None],
 ) -> tuple[GuestStatus, ...]:
     """The status of each guest; of those that no runtime runs, ``others`` are the states."""
@@ -100,6 +104,7 @@ def _guests(
             guest,
             domains.get(name) or others.get(name),
             addresses.get(name),
+            told.get(guest.state.domain, {}),
             share,
             outdated.get(name),
             health.get(name),
@@ -150,6 +155,28 @@ async def _addresses(
     )
 
 
+async def _told(
+    view: View, testbed: LoadedTestbed, addresses: Mapping[str, str | None], silent: Collection[str]
+) -> Mapping[str, Addresses]:
+    """What agents tell of guests that run, and have an interface of which no address is known."""
+    lacking = {
+        guest.state.domain: guest
+        for guest in testbed.runnable
+        if guest.domain is not None
+        and guest.state.testbed_host not in silent
+        and addresses.get(guest.name) in (None, "dynamic")  # what DHCP has given it is known
+        and not all(nic.addresses for nic in guest.state.interfaces)
+    }
+    asked = []
+    for host in sorted({guest.state.testbed_host for guest in lacking.values()}):
+        with suppress(KvmComposeError):
+            drivers = view.hosts[host]
+            found = (await view.observed(drivers)).values()
+            there = [each.name for each in found if each.agent and each.state == "running"]
+            asked += [(drivers.hypervisor, name) for name in there if name in lacking]
+    return await view.context.agents.of(asked)
+
+
 def _unknown(guest: LoadedGuest) -> GuestStatus:
     """A guest whose host does not answer."""
     return GuestStatus(
@@ -169,8 +196,13 @@ def _runtime(guest: LoadedGuest) -> str:
     return guest.run.runtime if guest.run is not None else "libvirt"
 
 
-def _all_addresses(guest: LoadedGuest) -> tuple[str, ...]:
-    return tuple(address for nic in guest.state.interfaces for address in nic.addresses)
+def _all_addresses(guest: LoadedGuest, told: Addresses | None = None) -> tuple[str, ...]:
+    """All addresses of a guest: those of interfaces whose own are not known are what its agent has told."""
+    return tuple(
+        address
+        for nic in guest.state.interfaces
+        for address in nic.addresses or (told or {}).get(nic.mac.lower(), ())
+    )
 
 
 def _guest_status(
@@ -178,6 +210,7 @@ def _guest_status(
     guest: LoadedGuest,
     there: Instance | str | None,
     address: str | None,
+    told: Addresses,
     share: Callable[[Instance], float | None],
     outdated: Change | None,
     health: str | None,
@@ -202,7 +235,7 @@ def _guest_status(
         health=health,
         asked=testbed.intents.get(guest.name),
         address=address,
-        addresses=_all_addresses(guest),
+        addresses=_all_addresses(guest, told),
         golden_image=guest.golden,
         uptime=domain.uptime if domain is not None and runs else None,
         cpu=share(domain) if domain is not None and runs else None,
@@ -230,6 +263,9 @@ async def access(context: Context) -> list[GuestAccess]:
     testbed = await context.read_current()
     found = []
     addresses = await context.addresses(testbed.guests.values(), testbed)
+    addresses |= await context.told_addresses(
+        [each for each in testbed.dynamic if addresses[each.name] is None], testbed
+    )
     engines: dict[tuple[str, str], EngineAccess | None] = {}
     for guest in testbed.guests.values():
         if guest.run is None:

@@ -85,6 +85,7 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``shaped`` and ``policed``: taps whose ports limit what the guest receives, or sends.
     ``disks`` are the targets of its disks, ``further`` the names of its further ones. ``edited``: its
     definition was changed by other means than ours. ``stamped`` is whether it bears what it was made from.
+    ``agent``: a guest agent is connected.
     """
 
     name: str
@@ -104,6 +105,7 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     further: frozenset[str] = frozenset()
     edited: bool = False
     stamped: bool = True
+    agent: bool = False
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):

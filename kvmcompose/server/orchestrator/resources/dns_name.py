@@ -86,9 +86,15 @@ def _found(
     for name, guest in guests.items():
         macs = (nic.mac.lower() for nic in guest.state.interfaces if nic.ip == "dynamic")
         lease = Lease(network, next((leases[mac] for mac in macs if mac in leases), None))
-        # nothing says when one that is not waited for has an address
-        if name in known or (lease.address is None and not runtime_of(guest).is_waited_for(guest)):
+        if name in known or (lease.address is None and not _has_address_when_ready(guest)):
             yield Found(ref=Ref(KINDS[0], name, host), spec=known.get(name), guest=name, detail=lease)
+
+
+def _has_address_when_ready(guest: LoadedGuest) -> bool:
+    """Return whether a guest that is ready has an address: nothing says when another one has."""
+    ready = guest.domain.ready if guest.domain is not None else None
+    by_network = ready is None or ready.port is not None
+    return by_network and runtime_of(guest).is_waited_for(guest)
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:

@@ -18,6 +18,7 @@ from kvmcompose.providers.ovs.interface import FoundPort, GuestPort, SwitchChang
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.render.domain import DOMAIN_FORMAT
 from kvmcompose.server.action_log import RunningStep
+from kvmcompose.server.orchestrator.guest_clock import set_clock
 from kvmcompose.server.orchestrator.privileges import domain_xml
 from kvmcompose.server.orchestrator.resources import (
     _disk_difference,
@@ -148,6 +149,7 @@ def _described(
             taps=taps,
             bridges={tap: ports[tap][0] for tap in taps.values() if tap in ports},
             uuid=domain.uuid,
+            agent=domain.agent,
             interface_ids={nic.mac: nic.interface_id for nic in domain.nics},
             nameless=tuple(
                 nic.target
@@ -276,7 +278,7 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
         await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
     if changes.cpus is not None:
         await shielded(host.hypervisor.set_vcpus(detail.name, changes.cpus))
-    await _set_state(host, change.wanted.spec.state, change.found, step)
+    await _set_state(host, guest, change.wanted.spec.state, change.found, step)
     if made is not None and (made != spec or detail.edited):
         await shielded(host.hypervisor.define_domain(xml, _domain_spec.encode(spec)))
         now = _domain_difference.after_alive(made, spec)
@@ -374,10 +376,14 @@ async def _place(
         step.say(f"{port.name} is a port of {port.bridge}")
 
 
-async def _set_state(host: HostDrivers, wanted: str, found: Found, step: RunningStep) -> None:
+async def _set_state(
+    host: HostDrivers, guest: LoadedGuest, wanted: str, found: Found, step: RunningStep
+) -> None:
     if found.state == ASLEEP or (found.state == "paused" and wanted == "running"):
         await host.hypervisor.resume_domain(found.detail.name)
         step.say("resumed")
+        if found.detail.agent and await set_clock(host.hypervisor, guest):
+            step.say("its clock is set")
     if found.state in ("running", ASLEEP) and wanted == "paused":
         await shielded(host.hypervisor.suspend_domain(found.detail.name))
         step.say("paused")

@@ -15,6 +15,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.context import Context
+from kvmcompose.server.orchestrator.guest_clock import set_clock
 from kvmcompose.server.orchestrator.resources._domain_spec import OFF
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
@@ -80,6 +81,8 @@ async def snapshot(
     work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
     await shielded(work)
     await _follow(context, testbed, guest, command, step)
+    if command.verb is SnapshotVerb.RESTORE and await set_clock(hypervisor, guest, again=True):
+        step.say(f"the clock of {guest.name} is set to the time of now")
 
 
 async def _follow(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
 from kvmcompose.core.errors import RefusedError
@@ -101,6 +101,9 @@ async def reach(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) ->
 
 async def _address(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> str:
     address = await context.address(guest, testbed)
+    if address is None:
+        with suppress(DriverError):
+            address = await context.told_address(guest, testbed)
     if address is None:
         raise RefusedError(f"{guest.name} has no address that can be reached from here")
     return address
