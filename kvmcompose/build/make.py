@@ -157,6 +157,19 @@ class Maker:
             return self._recipes.recipe(artefact)
         if not isinstance(content, Rendered):
             raise TypeError(f"{artefact.path} is not rendered")
+        sources, digests, entries = self._sources(content)
+        render(content, sources, out)
+        shared = shared_inputs(content, self._templates, digests, self._epoch, entries)
+        return seal_rendered(content, shared)
+
+    def seed_files(self, content: Rendered) -> dict[str, bytes]:
+        """Return the files in a seed, but for the archive, by their paths. Raises KvmComposeError."""
+        from kvmcompose.render.seed_image import cloud_files  # noqa: PLC0415 (it imports pycdlib)
+
+        return cloud_files(content, self._sources(content)[0])
+
+    def _sources(self, content: Rendered) -> tuple[Sources, dict[str, str], tuple[ContextEntry, ...]]:
+        """Return what a renderer reads, digests of the files, and what is in the context of an image."""
         context, digests = None, {}
         files = {}
         entries: tuple[ContextEntry, ...] = ()
@@ -168,9 +181,7 @@ class Maker:
                 digests[name] = content_digest(entries)
             else:
                 files[name], digests[name] = self._files.carried(path)
-        render(content, Sources(self._templates, files, self._epoch, context), out)
-        shared = shared_inputs(content, self._templates, digests, self._epoch, entries)
-        return seal_rendered(content, shared)
+        return Sources(self._templates, files, self._epoch, context), digests, entries
 
     def stage(self, decision: Making) -> Staged:
         """Make an artefact under a temporary name. Raises KvmComposeError, leaving nothing behind."""

@@ -37,6 +37,8 @@ _ALWAYS = (
 _DEEPEST = 100
 _VALUES = ("environment", "env")
 _FILES = ("environment_file", "env_file")
+#: Files of which each line is a secret.
+_WHOLE = ("hashed_passwd_file", "password_file")
 _KEYS = ("ssh_private_key_location", "identity_file")
 _LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
@@ -84,11 +86,14 @@ def _values(arguments: argparse.Namespace) -> Iterator[bytes]:
         elif key in _FILES and isinstance(value, str):
             data = _read(folder / expand(value), LARGEST_FILE)
             yield from (each.encode() for each in parse_environment(data, value)[0].values())
+        elif key in _WHOLE and isinstance(value, str):
+            yield from _read(folder / expand(value), LARGEST_FILE).splitlines()
         elif key in _KEYS and isinstance(value, str):
             keys.append(value)
     for name in keys:
         yield from _read(folder / expand(name), DOCUMENT_LIMIT).splitlines()
-    files = [token_path(state_dir()), *([Path(arguments.token_file)] if arguments.token_file else [])]
+    token_file = getattr(arguments, "token_file", None)  # commands that ask no server have no such option
+    files = [token_path(state_dir()), *([Path(token_file)] if token_file else [])]
     yield from (_read(path, LARGEST_FILE).strip() for path in files)
     yield from (
         os.fsencode(value) for name, value in os.environ.items() if "TOKEN" in name or "PASSW" in name
