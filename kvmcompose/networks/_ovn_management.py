@@ -46,8 +46,10 @@ def check(network: OvnNetwork, guests: Sequence[Guest], management: Management) 
             path=at,
             message=f"{guest.name!r} cannot be reached: "
             f"{'it has no IPv4 address' if is_up else 'the links of its interfaces are down'}",
-            hint="give the switch an IPv4 subnet, and the interface an address in it; or name the guest in "
-            "testbed_options.management.except",
+            hint=(
+                "give the switch an IPv4 subnet, and the interface an address in it" if is_up else "link: up"
+            )
+            + "; or name the guest in testbed_options.management.except",
             severity=Severity.WARNING,
         )
     for switch, rules in network.acl.switches.items():

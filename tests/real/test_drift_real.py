@@ -158,41 +158,34 @@ def carrier(lab: Lab, guest: str) -> str:
     return lab.project.inside(guest, "cat", "/sys/class/net/eth1/carrier").strip()
 
 
-def test_a_link_goes_down_and_up(lab: Lab) -> None:
-    said = alive(lab, "{bridge: br1}", "{bridge: br1, link: down}")
+def shaped(lab: Lab) -> bool:
+    """Whether Linux limits what db receives to 500 KiB/s."""
+    return "ceil 4Mbit" in lab.host.run(["tc", "class", "show", "dev", lab.tap("db", 1)]).stdout
+
+
+def test_a_link_goes_down_and_throughput_is_limited(lab: Lab) -> None:
+    tap, limited = (
+        lab.tap("db", 1),
+        "{bridge: br1, vlan: 7, link: down, bandwidth: {inbound: {average: 500}}}",
+    )
+    said = alive(lab, "{bridge: br1}", limited)
     assert "link of interface 1: up -> down" in said
-    assert carrier(lab, "db") == "0"
-    assert not reaches(lab)
-    lab.host.virsh("domif-setlink", "drift-db", lab.tap("db", 1), "up")
-    assert carrier(lab, "db") == "1"
-    repaired(lab, "guest db: link of interface 1: up -> down")
-    assert carrier(lab, "db") == "0"
-    alive(lab, "{bridge: br1, link: down}", "{bridge: br1}")
-    assert carrier(lab, "db") == "1"
-    assert reaches(lab)
-
-
-def shaped(lab: Lab) -> str:
-    return lab.host.run(["tc", "class", "show", "dev", lab.tap("db", 1)]).stdout
-
-
-def test_throughput_is_limited(lab: Lab) -> None:
-    alive(lab, "{bridge: br1}", "{bridge: br1, vlan: 7, bandwidth: {inbound: {average: 500}}}")
-    assert "ceil 4Mbit" in shaped(lab)
-    lab.ovs("clear", "port", lab.tap("db", 1), "qos")
-    assert "ceil 4Mbit" not in shaped(lab)
-    repaired(lab, "guest db: bandwidth of interface 1 (inbound) in Open vSwitch is missing")
-    assert "ceil 4Mbit" in shaped(lab)
-    lab.host.virsh("domiftune", "drift-db", lab.tap("db", 1), "--inbound", "0")
-    repaired(lab, "guest db: bandwidth of interface 1: (none) -> inbound 500")
-    lab.ovs("clear", "port", lab.tap("db", 1), "tag")
-    repaired(lab, "guest db: vlan of interface 1: (none) -> 7")
-    lab.ovs("del-port", lab.tap("db", 1))
+    assert (carrier(lab, "db"), shaped(lab)) == ("0", True)
+    lab.host.virsh("domif-setlink", "drift-db", tap, "up")
+    lab.ovs("clear", "port", tap, "qos", "tag")
+    assert (carrier(lab, "db"), shaped(lab)) == ("1", False)
+    repaired(
+        lab,
+        "guest db: link of interface 1: up -> down, bandwidth of interface 1 (inbound) in Open vSwitch is "
+        "missing, vlan of interface 1: (none) -> 7",
+    )
+    assert (carrier(lab, "db"), shaped(lab)) == ("0", True)
+    lab.ovs("del-port", tap)
     repaired(lab, "guest db: its port on the bridge br1 is missing")
-    assert lab.ovs("get", "port", lab.tap("db", 1), "tag") == "7"
-    assert "ceil 4Mbit" in shaped(lab)
-    alive(lab, "{bridge: br1, vlan: 7, bandwidth: {inbound: {average: 500}}}", "{bridge: br1}")
-    assert "ceil" not in shaped(lab)
+    assert (lab.ovs("get", "port", tap, "tag"), shaped(lab)) == ("7", True)
+    alive(lab, limited, "{bridge: br1}")
+    assert (carrier(lab, "db"), shaped(lab)) == ("1", False)
+    assert reaches(lab)
 
 
 def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None:

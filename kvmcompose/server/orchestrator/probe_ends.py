@@ -11,6 +11,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.expectation import INTERNET
 from kvmcompose.core.ovn_hosts import Outside
 from kvmcompose.core.probe import Question
+from kvmcompose.core.state import Interface
 from kvmcompose.networks import external_addresses
 from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.reachability.evidence import Port
@@ -81,7 +82,7 @@ class Ends:
         gateways = [
             each
             for nic in guest.state.interfaces
-            for each in (nic.gateway, nic.ipv6_gateway, self._nat_gateway(nic.bridge))
+            for each in (nic.gateway, nic.ipv6_gateway, self._nat_gateway(nic))
             if each
         ]
         entrance, no_entry = None, ""
@@ -94,6 +95,7 @@ class Ends:
             ports=tuple(
                 (host := guest.state.testbed_host, nic.target, Port(f"{host}/{nic.target}", nic.mac.lower()))
                 for nic in guest.state.interfaces
+                if nic.link == "up"  # else what is sent to its tap does not get into the guest
             ),
             addresses=tuple(dict.fromkeys(str(ipaddress.ip_address(each)) for each in (*own, *more))),
             gateways=tuple(dict.fromkeys(gateways)),
@@ -102,10 +104,10 @@ class Ends:
             no_entry=no_entry,
         )
 
-    def _nat_gateway(self, bridge: str) -> str | None:
+    def _nat_gateway(self, nic: Interface) -> str | None:
         """Return the address of the main host on the bridges that its NAT serves."""
         plan = self._testbed.network_plan
-        if plan.network is None or bridge not in plan.reachable:
+        if plan.network is None or nic.bridge not in plan.reachable or not nic.is_in_reach:
             return None
         return str(next(ipaddress.ip_network(plan.network.subnet).hosts()))
 
