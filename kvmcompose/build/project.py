@@ -113,6 +113,7 @@ class Project:
             allowed,
             (*catalogue.names(), *(image.name for image in store.list())),
             default_keys().ssh_public_key_location,
+            catalogue.archs(),
         )
         self.images = Images(store, catalogue, self.files)
         self.settings = settings(self.folder, where)

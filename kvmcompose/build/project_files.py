@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from kvmcompose.build.context_listing import (
     CARRIED_LIMIT,
@@ -63,10 +64,12 @@ class FolderFiles:
         allowed: Iterable[Path] = (),
         images: Iterable[str] = (),
         to_be_made: str | None = None,
+        archs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self._to_be_made = to_be_made
         self._images = tuple(images)
+        self._archs = archs
         self._digests = digests
         self._roots = tuple(root.resolve() for root in (folder, *allowed))
         self._kinds: dict[str, FileKind] = {}
@@ -126,6 +129,10 @@ class FolderFiles:
         found.update(str(self.path(each.path) / INDEX) for each in self._image_ids if each.is_folder)
         listings = (*self._contexts.values(), *self._builds.values())
         return found.union(*(listing.seen for listing in listings))
+
+    def image_arch(self, name: str) -> str | None:
+        """Return the architecture of an image of the catalogue."""
+        return self._archs.get(name)
 
     def image_names(self) -> tuple[str, ...]:
         """The names that a ``cloud_image`` may have."""

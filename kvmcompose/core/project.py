@@ -78,5 +78,8 @@ class ProjectFiles(Protocol):
         It is the digest of its configuration, as engines have it: ``sha256:…``.
         """
 
+    def image_arch(self, name: str) -> str | None:
+        """Return the architecture of an image, in libvirt's words; None if the catalogue has none of it."""
+
     def image_names(self) -> tuple[str, ...]:
         """Return the names that a ``cloud_image`` may have: of the catalogue, and added by the user."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from kvmcompose.core.errors import Complaint
+from kvmcompose.core.project import ProjectFiles
 
 Arch = Literal["x86_64", "aarch64"]
 Firmware = Literal["bios", "uefi", "uefi-secure"]
@@ -23,6 +24,21 @@ def nvram_path(identity: str, firmware: Firmware | None, arch: Arch | None) -> s
     if (arch or USUAL_ARCH) != USUAL_ARCH:
         return f"artefacts/{identity}-{arch}-nvram.fd"
     return f"artefacts/{identity}-{firmware}-nvram.fd" if firmware not in (None, "bios") else None
+
+
+def check_image_arch(
+    files: ProjectFiles, at: tuple[str | int, ...], name: str, arch: Arch | None
+) -> Iterator[Complaint]:
+    """Yield the problem of an image of the catalogue, named at the path ``at``, for another architecture."""
+    wanted, found = arch or USUAL_ARCH, files.image_arch(name)
+    if found not in (None, wanted):
+        yield Complaint(
+            code="hardware-conflict",
+            path=at,
+            message=f"{name!r} is an image for {found}, and the guest is {wanted}",
+            wanted=f"an image for {wanted}",
+            hint="cloud_image: {path: FILE}, or kvm-compose cloud-images add NAME FILE",
+        )
 
 
 def check_firmware(section: str, firmware: Firmware | None, arch: Arch | None) -> Iterator[Complaint]:

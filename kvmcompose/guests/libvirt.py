@@ -26,7 +26,7 @@ from kvmcompose.guests._domains import (
     says_when_ready,
     with_disk,
 )
-from kvmcompose.guests._firmware import USUAL_ARCH
+from kvmcompose.guests._firmware import USUAL_ARCH, check_image_arch
 from kvmcompose.guests._further_disks import check_further_disks
 from kvmcompose.guests._installation import check_installation
 from kvmcompose.guests._machine import hardware
@@ -111,6 +111,10 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     body: LibvirtSection = machine.body
     yield from _check_most(machine.kind, "max_cpus", body.max_cpus, "cpus", body.cpus)
     yield from _check_most(machine.kind, "max_memory_mb", body.max_memory_mb, "memory_mb", body.memory_mb)
+    cloud = body.libvirt_type.cloud_image
+    if cloud is not None and cloud.name is not None:
+        name_at = (machine.kind, "libvirt_type", "cloud_image", "name")
+        yield from check_image_arch(files, name_at, cloud.name, body.arch)
     yield from check_machine(
         body,
         machine.kind,

@@ -82,6 +82,7 @@ class CatalogueImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     sha256: Sha256 | None = None
     note: str = ""
     signing: Signing | None = None
+    arch: str = "x86_64"
 
     @property
     def file_name(self) -> str:
@@ -94,6 +95,7 @@ class BuiltImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     name: ImageName
     title: str
+    arch: str = "x86_64"
 
     @property
     def command(self) -> str:
@@ -114,6 +116,11 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def find_built(self, name: str) -> BuiltImage | None:
         """Return the image of that name that can be built, or None."""
         return next((image for image in self.built if image.name == name), None)
+
+    def archs(self) -> dict[str, str]:
+        """Return the architectures of the images, in libvirt's words, by name."""
+        built = {image.name: image.arch for image in self.built}
+        return {image.name: image.arch for image in self.images} | built
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all images, in the catalogue's order."""

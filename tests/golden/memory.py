@@ -80,6 +80,9 @@ class MemoryFiles:
     def image_id(self, source: ImageFile) -> str | Flaw:
         return f"sha256:{hashlib.sha256(str(source).encode()).hexdigest()}"
 
+    def image_arch(self, name: str) -> str | None:
+        return "x86_64" if name in self.images else None
+
     def image_names(self) -> tuple[str, ...]:
         return self.images
 

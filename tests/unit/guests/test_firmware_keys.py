@@ -105,3 +105,12 @@ def test_xml_may_name_the_variables_and_the_uuid_of_the_guest_alone() -> None:
     assert len(privileges("<uuid>64033fb8-e657-5d80-8fc6-696b85eb8924</uuid>", own)) == 1
     assert privileges("<uuid>64033fb8-e657-5d80-8fc6-696b85eb8924</uuid>", own)[0].find("uuid") > 0
     assert len(privileges("", own, "firmware: bios")) == 1
+
+
+def test_an_image_of_the_catalogue_has_an_architecture() -> None:
+    text = (TEXT % "arch: aarch64").replace("path: disk.qcow2", "name: debian_12")
+    with pytest.raises(InputError) as caught:
+        compile_text(text)
+    (problem,) = caught.value.problems
+    assert problem.message == "'debian_12' is an image for x86_64, and the guest is aarch64"
+    assert problem.path == "machines[0].libvirt.libvirt_type.cloud_image.name"
