@@ -28,6 +28,7 @@ collect_ignore = (
     else [
         "test_container_example.py",
         "test_containers_hosts.py",
+        "test_guest_agent_real.py",
         "test_members_moves.py",
         "test_ovn_elements.py",
         "test_ovn_examples.py",

@@ -11,7 +11,8 @@ from kvm import Project
 
 from hosts import TestHost
 
-pytestmark = pytest.mark.real
+# of a minute and a half, on a machine that does nothing else
+pytestmark = [pytest.mark.real, pytest.mark.long]
 
 MICRO = "path: micro.qcow2"
 YAML = f"""\

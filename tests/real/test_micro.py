@@ -220,6 +220,7 @@ def test_takes_everything_from_the_seed(guests: dict[str, Guest], project: Path,
     size = int(node.run("df -m /").split()[-5])
     assert size > 1900, f"the root file system of {size} MiB did not grow with the disk"
     assert_files_go_both_ways_by_sftp(node, tmp_path)
+    assert_the_agent_answers(node)
 
 
 def assert_files_go_both_ways_by_sftp(node: Guest, folder: Path) -> None:
@@ -230,6 +231,16 @@ def assert_files_go_both_ways_by_sftp(node: Guest, folder: Path) -> None:
     node.host.run(["scp", *options, folder / "there", remote])
     node.host.run(["scp", *options, remote, folder / "back"])
     assert (folder / "back").read_bytes() == (folder / "there").read_bytes()
+
+
+def assert_the_agent_answers(node: Guest) -> None:
+    """It starts when the guest has booted."""
+    ask = ["qemu-agent-command", node.domain, '{"execute":"guest-get-osinfo"}']
+    deadline = time.monotonic() + BOOT_SECONDS
+    while (done := node.host.virsh(*ask, check=False)).returncode != 0:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.5)
+    assert "kernel-release" in done.stdout
 
 
 def test_restart_keeps_the_disk_and_the_host_key(guests: dict[str, Guest]) -> None:
