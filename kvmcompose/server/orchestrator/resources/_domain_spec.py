@@ -81,7 +81,8 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``taps`` are the tap devices of its NICs by MAC address, ``bridges`` the bridges that these are ports of.
     ``interface_ids`` are the IDs that libvirt gave the ports, by MAC address, ``nameless`` the taps whose
     port has another, or none. ``answering``: taps at which the host answers ARP requests.
-    ``links`` and ``bandwidths`` are those of the NICs by MAC address, ``vlans`` those of the ports by tap.
+    ``links`` and ``bandwidths`` are those of the NICs by MAC address, ``vlans`` those of the ports by tap; of
+    each what is not usual.
     ``shaped`` and ``policed``: taps whose ports limit what the guest receives, or sends.
     ``disks`` are the targets of its disks, ``further`` the names of its further ones. ``edited``: its
     definition was changed by other means than ours. ``stamped`` is whether it bears what it was made from.
@@ -97,7 +98,7 @@ class DomainDetail(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     nameless: tuple[str, ...] = ()
     answering: tuple[str, ...] = ()
     links: Mapping[str, str] = {}
-    bandwidths: Mapping[str, Bandwidth | None] = {}
+    bandwidths: Mapping[str, Bandwidth] = {}
     vlans: Mapping[str, Vlan] = {}
     shaped: tuple[str, ...] = ()
     policed: tuple[str, ...] = ()

@@ -31,8 +31,8 @@ def nic_differences(
     yield from _of(number, "link", before.get("link", "up"), link, detail.links.get(mac, "up"))
     yield from _of_bandwidth(number, mac, before, nic, detail)
     tap = detail.taps.get(mac, "")
-    if nic["attach"] == "ovs" and tap in detail.vlans:
-        for each in _of(number, "vlan", _vlan(before), _vlan(nic), normal_vlan(detail.vlans[tap])):
+    if nic["attach"] == "ovs" and tap in detail.bridges:
+        for each in _of(number, "vlan", _vlan(before), _vlan(nic), normal_vlan(detail.vlans.get(tap))):
             yield msgspec.structs.replace(each, at_port=True)
 
 

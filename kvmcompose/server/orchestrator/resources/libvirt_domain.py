@@ -158,9 +158,9 @@ def _described(
                 and nic.target in ports
                 and ports[nic.target][1].interface_id != nic.interface_id
             ),
-            links={nic.mac: nic.link for nic in domain.nics},
-            bandwidths={nic.mac: nic.bandwidth for nic in domain.nics},
-            vlans={tap: ports[tap][1].vlan for tap in taps.values() if tap in ports},
+            links={nic.mac: nic.link for nic in domain.nics if nic.link != "up"},
+            bandwidths={nic.mac: nic.bandwidth for nic in domain.nics if nic.bandwidth is not None},
+            vlans={tap: vlan for tap in taps.values() if tap in ports and (vlan := ports[tap][1].vlan)},
             shaped=tuple(tap for tap in taps.values() if tap in ports and ports[tap][1].shaped),
             policed=tuple(tap for tap in taps.values() if tap in ports and ports[tap][1].policed),
             answering=tuple(tap for tap in taps.values() if tap in answering),
