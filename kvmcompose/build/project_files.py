@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from kvmcompose.build.cloud_config import CloudConfigSchema
 from kvmcompose.build.context_listing import (
     CARRIED_LIMIT,
     FOR_GUEST,
@@ -85,6 +86,7 @@ class FolderFiles:
         self._build_digests: dict[tuple[str, str], str] = {}
         self._carried: dict[str, tuple[bytes, str]] = {}
         self._image_flaws: dict[tuple[str, str | None, bool], Flaw | None] = {}
+        self._cloud_config = CloudConfigSchema()
         self._image_ids: dict[ImageFile, str | Flaw] = {}
 
     def path(self, name: str) -> Path:
@@ -133,6 +135,10 @@ class FolderFiles:
     def image_arch(self, name: str) -> str | None:
         """Return the architecture of an image of the catalogue."""
         return self._archs.get(name)
+
+    def cloud_config_errors(self, data: bytes) -> tuple[tuple[str, str], ...]:
+        """Return what cloud-init says is wrong with a cloud-config, where it is installed."""
+        return self._cloud_config.errors(data)
 
     def image_names(self) -> tuple[str, ...]:
         """The names that a ``cloud_image`` may have."""

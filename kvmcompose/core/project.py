@@ -81,5 +81,11 @@ class ProjectFiles(Protocol):
     def image_arch(self, name: str) -> str | None:
         """Return the architecture of an image, in libvirt's words; None if the catalogue has none of it."""
 
+    def cloud_config_errors(self, data: bytes) -> Sequence[tuple[str, str]]:
+        """Return what cloud-init says is wrong with a cloud-config: paths (``users.0.name``) and messages.
+
+        Nothing is, where cloud-init is not installed.
+        """
+
     def image_names(self) -> tuple[str, ...]:
         """Return the names that a ``cloud_image`` may have: of the catalogue, and added by the user."""

@@ -21,6 +21,7 @@ from kvmcompose.render.cloud_init import (
     NETWORK_CONFIG,
     USER_DATA,
     VENDOR_DATA,
+    cloud_config,
     content_type,
     decompressed,
 )
@@ -35,6 +36,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _LISTS = ("users", "bootcmd", "runcmd")
 #: Short keys: cloudbase-init has other names, or none, for what they are translated to.
 _NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
+#: With more, a file may be a bomb, which cloud-init would expand.
+_MOST_ALIASES = 10
 _FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
 #: All files of a section together, in bytes: user-data is read into the guest's memory several times.
 MOST = 8 * 2**20
@@ -59,9 +62,9 @@ def check_cloud_init(section: CloudInit, machine: Machine, files: ProjectFiles) 
     for key in (USER_DATA, VENDOR_DATA, NETWORK_CONFIG):
         value = getattr(section, key)
         if isinstance(value, dict):
-            yield from _Data(key, (*at, key)).in_yaml(value)
+            yield from _Data(key, (*at, key), files, section.os).in_yaml(value)
         elif (key,) in contents:
-            yield from _Data(key, (*at, key), value).in_file(contents[key,])
+            yield from _Data(key, (*at, key), files, section.os, value).in_file(contents[key,])
 
 
 def _check_paths(
@@ -210,12 +213,14 @@ class _Data(msgspec.Struct, frozen=True):
 
     key: str
     at: _Path
+    files: ProjectFiles
+    os: str
     file: str | None = None
 
     def in_yaml(self, value: dict[str, Any]) -> Iterator[Complaint]:
         """Yield the problems of a mapping in the YAML."""
         kinds = {name: "list" if isinstance(each, list) else "value" for name, each in value.items()}
-        yield from self._of_keys(YamlPlaces(keys=kinds))
+        yield from self._of_keys(YamlPlaces(keys=kinds)) or self._of_schema(YamlPlaces(), cloud_config(value))
 
     def in_file(self, data: bytes) -> Iterator[Complaint]:
         """Yield the problems of data in a file."""
@@ -247,9 +252,26 @@ class _Data(msgspec.Struct, frozen=True):
             message = f"{self.file!r} has no mapping at its top"
             yield self._complaint(message, Location(str(self.file), 1, 1), code="bad-user-data")
         else:
-            yield from self._of_keys(found)
+            yield from self._of_keys(found) or self._of_schema(found, data)
 
-    def _of_keys(self, found: YamlPlaces) -> Iterator[Complaint]:
+    def _of_schema(self, found: YamlPlaces, data: bytes) -> Iterator[Complaint]:
+        """Yield what cloud-init says: warnings, as the guest's may be of another version."""
+        if self.key == NETWORK_CONFIG or self.os == "windows" or found.aliases > _MOST_ALIASES:
+            return
+        for path, message in self.files.cloud_config_errors(data):
+            steps = tuple(int(step) if step.isdecimal() else step for step in path.split("."))
+            yield Complaint(
+                code="cloud-config-schema",
+                path=(*self.at, *steps) if self.file is None else self.at,
+                message=f"by cloud-init's schema, {path}: {message}",
+                severity=Severity.WARNING,
+                location=found.near(steps) if self.file is not None else None,
+            )
+
+    def _of_keys(self, found: YamlPlaces) -> list[Complaint]:
+        return [*self._keys(found)]
+
+    def _keys(self, found: YamlPlaces) -> Iterator[Complaint]:
         if self.key == NETWORK_CONFIG:
             if not found.keys.keys() & {"version", "network"}:
                 yield self._complaint(

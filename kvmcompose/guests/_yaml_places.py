@@ -27,6 +27,7 @@ class YamlPlaces(msgspec.Struct, frozen=True):
     keys: dict[str, str] = {}
     places: dict[tuple[str | int, ...], Location] = {}
     flaw: tuple[str, Location] | None = None
+    aliases: int = 0
 
     def near(self, path: tuple[str | int, ...]) -> Location | None:
         """Return the location of the value at a path, or of the innermost one around it."""
@@ -49,6 +50,7 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
     loader: Any = _LOADER(text)
     found = YamlPlaces()
     open_levels: list[_Level] = []
+    aliases = 0
     try:
         while loader.check_event():
             event = loader.get_event()
@@ -60,6 +62,7 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
             kind = _STARTS.get(type(event)) or ("value" if isinstance(event, _VALUES) else None)
             if kind is None:
                 continue
+            aliases += isinstance(event, yaml.AliasEvent)
             mark = event.start_mark
             path = _path(open_levels[-1], event) if open_levels else ()
             if path is not None:
@@ -76,7 +79,7 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
         return YamlPlaces(flaw=_flaw(error, name))
     finally:
         loader.dispose()
-    return found
+    return msgspec.structs.replace(found, aliases=aliases)
 
 
 def _path(level: _Level, event: Any) -> tuple[str | int, ...] | None:

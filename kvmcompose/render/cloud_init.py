@@ -102,7 +102,7 @@ def user_data(given: CloudInitValues, files: Mapping[str, bytes], ours: str) -> 
         theirs = decompressed(theirs)
         parts.append(_part(theirs, content_type(theirs) or "text/plain", "user-data"))
     if short:
-        parts.append(_part(_cloud_config(short).encode(), CLOUD_CONFIG_TYPE, "short-keys.yaml", MERGE_TYPE))
+        parts.append(_part(cloud_config(short), CLOUD_CONFIG_TYPE, "short-keys.yaml", MERGE_TYPE))
     parts.append(_part(ours.encode(), CLOUD_CONFIG_TYPE, "kvm-compose.yaml", MERGE_TYPE))
     return _archive(parts)
 
@@ -129,11 +129,12 @@ def _data(given: CloudInitValues, files: Mapping[str, bytes], key: str) -> bytes
     if key not in given.values:
         return None
     value = json.loads(given.values[key])
-    return (_yaml(value) if key == NETWORK_CONFIG else _cloud_config(value)).encode()
+    return _yaml(value).encode() if key == NETWORK_CONFIG else cloud_config(value)
 
 
-def _cloud_config(value: Mapping[str, Any]) -> str:
-    return f"{CLOUD_CONFIG}\n{_yaml(value)}"
+def cloud_config(value: Mapping[str, Any]) -> bytes:
+    """Return a mapping as a cloud-config."""
+    return f"{CLOUD_CONFIG}\n{_yaml(value)}".encode()
 
 
 def _yaml(value: Mapping[str, Any]) -> str:

@@ -264,6 +264,13 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "No entry of `scaling.interfaces` names these clones, so nothing could reach them.",
         _scaled("count: 3, interfaces: [{bridge: br1, clones: [0, 1]}]"),
     ),
+    "cloud-config-schema": (
+        (
+            "cloud-init's own schema does not permit this in `user_data` or `vendor_data`. Only a machine "
+            "where cloud-init is installed says so."
+        ),
+        None,
+    ),
     "contradiction": (
         "Two lines of `expect` cannot both hold.",
         _yaml(
