@@ -183,6 +183,30 @@ def test_files_of_roots_are_handled_as_root_and_others_are_not(project: Path, tm
     assert closed.as_root == ["sh", "dd", "sh", "sh"]
 
 
+def test_the_file_for_variables_is_libvirts_to_make(disks: HostDisks, project: Path) -> None:
+    nvram, elsewhere = project / "artefacts/web-uefi-nvram.fd", project / "elsewhere"
+    elsewhere.write_text("of the host")
+    nvram.write_bytes(b"")
+    nvram.with_name(f"{nvram.name}.new").symlink_to(elsewhere)
+    done(disks.ready_nvram(nvram, fresh=False))
+    assert list(nvram.parent.glob("web-uefi*")) == []  # an empty one is as good as none
+    done(disks.ready_nvram(nvram, fresh=False))
+    nvram.write_bytes(b"boot entries")
+    done(disks.ready_nvram(nvram, fresh=False))
+    assert nvram.read_bytes() == b"boot entries"
+    done(disks.ready_nvram(nvram, fresh=True))
+    assert not nvram.exists()
+    for take in (nvram.symlink_to, nvram.hardlink_to):
+        take(elsewhere)
+        with pytest.raises(DriverError, match="is a link, or not a regular file"):
+            done(disks.ready_nvram(nvram, fresh=False))
+        nvram.unlink()
+    nvram.mkdir()
+    with pytest.raises(DriverError, match="is a link, or not a regular file"):
+        done(disks.ready_nvram(nvram, fresh=False))
+    assert elsewhere.read_text() == "of the host"
+
+
 def test_an_overlay_is_emptied_in_place(disks: HostDisks, project: Path) -> None:
     base, overlay = project / "artefacts/base.qcow2", project / "artefacts/web.img"
 
