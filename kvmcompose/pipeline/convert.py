@@ -19,6 +19,7 @@ from kvmcompose.core.nic import as_written
 from kvmcompose.core.state import Interface
 from kvmcompose.networks import AsOvn, as_ovn
 from kvmcompose.pipeline.compile import Compiled
+from kvmcompose.pipeline.defaults import heir
 from kvmcompose.pipeline.logical import Documents, InputFile
 from kvmcompose.pipeline.schemas import Schemas
 from kvmcompose.pipeline.text import decode
@@ -61,6 +62,7 @@ def convert(
                 )
             )
         ])  # fmt: skip
+    documents.refuse(_inherited(logical, documents))
     conversion = _Conversion(testbed, compiled, plan)
     name = f"converted {testbed.name}"  # of which the lines are, if there are problems
     text = conversion.text({})
@@ -70,6 +72,21 @@ def convert(
         changed = _changed(compiled, compile_text(InputFile(name, text.encode())))
     notes = [*plan.notes, *conversion.notes, *_differences(logical, changed, plan)]
     return Converted(text, tuple(documents.problem(each) for each in dict.fromkeys(notes)))
+
+
+def _inherited(logical: LogicalTestbed, documents: Documents) -> Iterator[Complaint]:
+    """Yield the interfaces in the defaults: each machine would need other ones in their place."""
+    for machine in {guest.machine.index: guest.machine for guest in logical.guests}.values():
+        top: Path = ("machines", machine.index)
+        for path in ((*top, machine.interfaces_key), (*top, machine.kind, "scaling", "interfaces")):
+            if heir(documents.testbed, path) is not None:
+                yield Complaint(
+                    code="not-allowed",
+                    path=path,
+                    message="interfaces in the defaults cannot be converted",
+                    hint="write them in the machines",
+                    at_key=True,
+                )
 
 
 def _note(path: Path, message: str, hint: str | None = None) -> Complaint:

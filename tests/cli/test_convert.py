@@ -250,6 +250,20 @@ def test_aliases_are_followed_or_refused(tmp_path: Path) -> None:
     assert not refused.out
 
 
+def test_interfaces_in_the_defaults_are_refused_at_their_line(tmp_path: Path) -> None:
+    text = (
+        "machines:\n"
+        f"  - {{name: a, {BODY}}}\n"
+        f"  - {{name: c, interfaces: [{{bridge: b}}], {BODY}}}\n"
+        "defaults: {interfaces: [{bridge: b}], labels: {x: y}}\n"
+        "network: {bridges: [{name: b}]}\n"
+    )
+    refused = bench_of(tmp_path / "shared", text).run("convert")
+    assert refused.status == 2
+    assert "kvm-compose.yaml:4:12: defaults.interfaces: error: interfaces in the defaults" in refused.err
+    assert not refused.out
+
+
 def test_guests_with_management_ports_keep_them(tmp_path: Path) -> None:
     text = (
         f"machines: [{{name: a, interfaces: [{{bridge: b}}], {BODY}}},\n"

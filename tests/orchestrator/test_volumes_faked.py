@@ -229,7 +229,7 @@ def test_a_copy_that_stays_behind_is_named(lab: Lab) -> None:
     lab.must(Up())
     lab.edit("br1: two", "br1: three")
     text = lab.text(lab.must(Up()))
-    assert "html on two stays there, with what containers have written to it" in text
+    assert "html on two stays there, with what guests have written to it" in text
     assert sent(lab, "three") == sent(lab) == SENT
 
 

@@ -32,7 +32,11 @@ machines:
           run_script: run.sh
   - name: right
     interfaces: [{bridge: br1}]
-    libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: micro}}}
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: micro}}
+      shares: [{source: shared, target: /srv/shared}]
   - name: apart
     interfaces: [{bridge: br2}]
     libvirt: {cpus: 1, memory_mb: 128, libvirt_type: {cloud_image: {name: micro}}}
@@ -45,6 +49,7 @@ network:
 FILES = {
     "kvm-compose.yaml": TWO_BRIDGES,
     "files/note": "from the context\n",
+    "shared/note": "from the project\n",
     "setup.sh": '#!/bin/sh\nset -e\necho "setting up: $GREETING, $(cat note)"\necho once >>/etc/setups\n',
     "run.sh": "echo running; echo again >>/etc/runs\n",
 }
@@ -140,6 +145,11 @@ def test_a_testbed_from_up_to_down(
     big.write_bytes(bytes(range(256)) * 4096)
     project.run("cp", str(big), "right:big")
     assert project.inside("right", "sh", "-c", "wc -c <big") == str(256 * 4096)
+
+    # a share goes both ways
+    assert project.inside("right", "cat", "/srv/shared/note") == "from the project"
+    project.inside("right", "sudo", "-n", "cp", "/etc/hostname", "/srv/shared/name")
+    assert (project.folder / "shared" / "name").read_text() == "lab-right\n"
 
     # other ways in
     assert project.run("ssh", "right", "hostname").stdout.strip() == "lab-right"

@@ -66,7 +66,7 @@ def _shown(volume: str, path: str) -> str:
 
 
 def compare(wanted: Resource, found: Found) -> Change | None:
-    """What differs from the project's is sent, while containers run."""
+    """What differs from the project's is sent, while guests run."""
     if not found.detail:
         return None
     return Change(verb=Verb.UPDATE, ref=wanted.ref, reasons=found.detail, wanted=wanted, found=found)
@@ -120,15 +120,15 @@ def _removed(volumes: HostVolumes, volume: str) -> str:
 
 
 async def _name_other_copies(work: Work, host: HostDrivers, volume: str, step: RunningStep) -> None:
-    """Say where else a copy is that no guest uses any more: containers may have written to it."""
+    """Say where else a copy is that no guest uses any more: guests may have written to it."""
     for name, other in work.view.hosts.items():
         if name == host.name or volume in volumes_on(work.testbed, name):
             continue
         with suppress(KvmComposeError):  # a host that has left the testbed, and does not answer
             if volume in await work.view.sent_volumes(other):
-                text = f"{volume} on {name} stays there, with what containers have written to it"
+                text = f"{volume} on {name} stays there, with what guests have written to it"
                 step.say(text, Level.WARNING)
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
-    """Nothing: what containers have written stays, until ``down --purge``."""
+    """Nothing: what guests have written stays, until ``down --purge``."""
