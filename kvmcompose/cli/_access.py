@@ -30,7 +30,7 @@ def destination(guest: GuestAccess) -> str:
         raise KvmComposeError(
             f"no connection to {guest.name}",
             hint="it is on no network that this host reaches: set testbed_options.management to true;"
-            f" kvm-compose console {guest.name} needs none",
+            f" kvm-compose console {guest.name} needs none, nor does exec where the guest agent runs",
         )
     return guest.address if guest.user is None else f"{guest.user}@{guest.address}"
 

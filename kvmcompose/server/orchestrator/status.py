@@ -155,11 +155,11 @@ async def _addresses(
     )
 
 
-async def _told(
-    view: View, testbed: LoadedTestbed, addresses: Mapping[str, str | None], silent: Collection[str]
-) -> Mapping[str, Addresses]:
-    """What agents tell of guests that run, and have an interface of which no address is known."""
-    lacking = {
+def _lacking(
+    testbed: LoadedTestbed, addresses: Mapping[str, str | None], silent: Collection[str]
+) -> Mapping[str, LoadedGuest]:
+    """Return the guests, by domain, that have an interface of which no address is known."""
+    return {
         guest.state.domain: guest
         for guest in testbed.runnable
         if guest.domain is not None
@@ -167,6 +167,14 @@ async def _told(
         and addresses.get(guest.name) in (None, "dynamic")  # what DHCP has given it is known
         and not all(nic.addresses for nic in guest.state.interfaces)
     }
+
+
+async def _told(
+    view: View, testbed: LoadedTestbed, addresses: Mapping[str, str | None], silent: Collection[str]
+) -> Mapping[str, Addresses]:
+    """What agents tell of guests that run, and have an interface of which no address is known."""
+    # in a thread: a testbed may have thousands
+    lacking = await in_thread(_lacking, testbed, addresses, silent)
     asked = []
     for host in sorted({guest.state.testbed_host for guest in lacking.values()}):
         with suppress(KvmComposeError):

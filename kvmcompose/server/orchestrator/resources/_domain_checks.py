@@ -61,7 +61,7 @@ def _check_reach(work: Work) -> list[Refusal]:
             reasons.append(
                 (
                     f"{guest.name} has scripts to run, but cannot be reached from the main host",
-                    "set testbed_options.management to true, or take its scripts away",
+                    "set testbed_options.management to true, or 'ready: agent' if its image has that",
                 )
             )
         elif run.cloud_init:
