@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import microimage
+from kvmcompose.render.cloud_init import CloudInitValues, user_data
 from microimage import disk
 from microimage.filetree import cpio, file, folder, link
 
@@ -123,6 +124,20 @@ def test_a_seed_becomes_calls(tmp_path: Path) -> None:
         ["runcmd", "sh", "-c", "echo one; echo two"],
         ["runcmd", "sh", "-c", "if true; then\n  echo three: [x]\nfi\n"],
     ]
+
+
+def test_cloud_configs_of_all_parts_are_read_and_nothing_else(tmp_path: Path) -> None:
+    files = {"cloud-init/user_data": b"#!/bin/sh\ncase [ in\nruncmd:\n  - wrong\n"}
+    values = {
+        "users": '[{"name": "ada", "ssh_authorized_keys": ["ssh-rsa CCCC"]}]',
+        "files": '[{"path": "/x", "content": "runcmd: [wrong]"}]',
+    }
+    several = user_data(CloudInitValues(values), files, USER_DATA).decode()
+    found = calls(tmp_path, META_DATA, NETWORK, several)
+    alone = calls(tmp_path, META_DATA, NETWORK, USER_DATA)
+    ada = [["user", "ada"], ["key", "ssh-rsa CCCC"]]
+    at = alone.index(["user", "tester"])
+    assert found == [*alone[:at], *ada, *alone[at:]]
 
 
 @pytest.mark.parametrize("style", [True, None, False], ids=["braces", "mixed", "blocks"])

@@ -16,6 +16,34 @@ FNR == 1 {
     pending = ""
 }
 
+# user-data of several parts: cloud-configs are read one after the other, and nothing else is
+FNR == 1 {
+    boundary = ""
+    if ($0 ~ /^Content-Type: multipart\//) {
+        boundary = $0
+        sub(/.*boundary="?/, "", boundary)
+        sub(/"?[ \r]*$/, "", boundary)
+        header = 1
+    }
+}
+
+boundary != "" && index($0, "--" boundary) == 1 {
+    end_text()
+    pending = ""
+    depth = 0
+    header = 1
+    skipped = 0
+    next
+}
+
+boundary != "" && header {
+    if ($0 ~ /^\r?$/) header = 0
+    else if (/^Content-Type:/ && !/text\/cloud-config(;|$)/ || /^Content-Transfer-Encoding: base64/) skipped = 1
+    next
+}
+
+boundary != "" && skipped { next }
+
 # the lines of a text after | or >
 in_text {
     match($0, /^ */)
