@@ -6,9 +6,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-#: Devices on a conventional PCI bus, for which libvirt adds a bridge to machines with PCI Express.
-_CONVENTIONAL = frozenset({"i6300esb", "ac97", "es1370"})
-
 
 class CpuTopology(msgspec.Struct, frozen=True):
     """The processors of a guest: the product of the numbers is how many there are."""
@@ -96,9 +93,7 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
 
 def ports_of(hardware: Hardware) -> int:
     """Return how many PCIe ports the hardware needs, besides what every guest has."""
-    watchdog = hardware.watchdog.model if hardware.watchdog is not None else None
-    bridged = {watchdog, hardware.sound} & _CONVENTIONAL
-    return bool(bridged) + sum(each.type == "pci" for each in hardware.host_devices)
+    return sum(each.type == "pci" for each in hardware.host_devices)
 
 
 def has_root_ports(machine: str) -> bool:

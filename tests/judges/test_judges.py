@@ -119,6 +119,17 @@ def test_a_libvirt_daemon_takes_every_domain_and_network(
     assert f"name='{state['network']['libvirt_network_bridge_name']}'" in network
 
 
+def test_a_libvirt_daemon_describes_every_domain_alike_when_it_reads_it_again(
+    defined: list[str], host: TestHost, tmp_path: Path
+) -> None:
+    """As it does at each start. What differs then looks like an edit by the user."""
+    for name in defined:
+        path = tmp_path / "described.xml"
+        path.write_text(host.virsh("dumpxml", "--inactive", name).stdout)
+        host.virsh("define", path)
+        assert host.virsh("dumpxml", "--inactive", name).stdout == path.read_text()
+
+
 # --- seeds ----------------------------------------------------------------------------------------------
 
 

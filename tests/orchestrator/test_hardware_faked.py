@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvmcompose.core.commands import Up
+from kvmcompose.core.commands import Down, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.providers.libvirt.fake import FakeHypervisor
 from kvmcompose.providers.libvirt.interface import Capabilities, DomainNeed
@@ -28,10 +28,9 @@ POOR = Capabilities(
 REFUSED = {
     "cpu: {mode: host-passthrough}": "cpu.mode host-passthrough is not possible without KVM: db",
     "cpu: {model: Skylake-Klient}": "libvirt knows no cpu.model Skylake-Klient: db",
-    "cpu: {model: EPYC}": "the CPU of the host lacks features of cpu.model EPYC: db",
     "graphics: spice": "QEMU has no graphics spice: db",
     "graphics: vnc, video: qxl": "QEMU has no video qxl: db",
-    "hugepages: 2M": "63 huge pages of 2048 KiB are free, and 64 are needed for hugepages: db",
+    "hugepages: 2M": "63 huge pages of 2048 KiB are free, and 64 are needed: db",
     "host_devices: [{pci: 0000:03:00.0}]": "PCI devices of the host need an IOMMU, and none is on: db",
 }
 HINTS = {
@@ -81,13 +80,36 @@ def test_of_usual_guests_nothing_is_asked(lab: Lab, monkeypatch: pytest.MonkeyPa
     assert asked == []
 
 
+def test_a_model_lacks_features_only_where_the_host_s_own_cpu_runs_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor(monkeypatch)
+    lab.edit(DB, f"{DB}cpu: {{model: EPYC}}, ")
+    lab.must(Up())
+    lab.must(Down())
+    lab.bench.edit('"virt_type": "qemu"', '"virt_type": "kvm"', "kvm-compose-config.json")
+    lab.bench.generate()
+    (fault,) = lab.do(Up()).faults
+    assert fault.message.endswith("the CPU of the host lacks features of cpu.model EPYC: db")
+
+
 def test_pages_of_a_guest_that_runs_are_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.must(Up())
     lab.edit(DB, f"{DB}hugepages: 2M, ")
+    poor(monkeypatch)
+    (fault,) = lab.do(Up()).faults
+    assert "64 are needed: db" in fault.message
+    monkeypatch.undo()
     lab.must(Up())
     poor(monkeypatch)
-    lab.must(Up())
     lab.edit("hugepages: 2M, ", "hugepages: 2M, rng: none, ")
     lab.must(Up())
+
+
+def test_all_that_a_host_has_not_is_said_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    poor(monkeypatch)
+    lab.edit(DB, f"{DB}graphics: spice, video: qxl, hugepages: 2M, ")
+    assert len(lab.do(Up()).faults) == 3
 
 
 #: Keys, and the beginning of the reason.

@@ -68,7 +68,7 @@ async def libvirt_tells(host: HostDrivers) -> None:
     assert has.cpu_models["qemu64"]
     assert "vnc" in has.graphics
     assert {"vga", "virtio", "none"} <= has.videos
-    assert has.free_pages == 0
+    assert has.free_pages is not None
     assert (await host.hypervisor.capabilities(need(hugepages_kib=64))).free_pages is None
     unknown = await host.hypervisor.capabilities(need("pc-q35-99.9"))
     assert "pc-q35-99.9" in unknown.reason

@@ -22,7 +22,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:
     return [
         *await work.on_hosts(lambda host: _check_names(work, host)),
         *await work.on_hosts(lambda host: _platform_checks.check(work, host)),
-        *await work.on_hosts(lambda host: _hardware_checks.check(work, host, changes)),
+        *await _hardware_checks.refusals(work, changes),
         *member_mounts(work, "share", (each for each in work.testbed.runnable if each.domain is not None)),
         *_check_reach(work),
         *await _check_key(work),

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from kvmcompose.core.deployable import HardwareNeed
 from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change
-from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.libvirt.interface import Capabilities, DomainNeed
-from kvmcompose.server.orchestrator.resources._domain_spec import OFF
-from kvmcompose.server.orchestrator.resources._work import Work
+from kvmcompose.server.orchestrator.resources._domain_spec import OFF, DomainSpec
+from kvmcompose.server.orchestrator.resources._work import Refusal, Work
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 #: Debian's package with QEMU's spice.
 _SPICE = "sudo apt-get install --no-install-recommends qemu-system-modules-spice"
 _CLOSE = 3
+_MEMORY = ("memory_mb", "max_memory_mb")
 
 
-async def check(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
-    """Raise DriverError for hardware that guests of a host are to have and the host has not.
+async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:
+    """Return the hardware that guests are to have and their hosts have not.
 
-    Guests with what every host has are not asked for.
+    Of guests with what every host has, hosts are not asked.
     """
+    found: list[Refusal] = []
+
+    async def on_host(host: HostDrivers) -> None:
+        found.extend(
+            [(f"{host.name}: {what}", hint) async for what, hint in _lacking_on(work, host, changes)]
+        )
+
+    failed = await work.on_hosts(on_host)
+    return [*failed, *sorted(found, key=str)]
+
+
+async def _lacking_on(
+    work: Work, host: HostDrivers, changes: Sequence[Change]
+) -> AsyncIterator[tuple[str, str | None]]:
+    """Yield what a host has not, each with the guests that are to have it, and a hint."""
     needing: dict[DomainNeed, list[LoadedGuest]] = {}
     for guest in work.testbed.by_host.get(host.name, ()):
         run = guest.domain
@@ -33,29 +48,37 @@ async def check(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
             virt_type = guest.state.virt_type
             need = DomainNeed(arch=run.arch, machine=machine, virt_type=virt_type, hardware=run.hardware)
             needing.setdefault(need, []).append(guest)
-    running = {each.guest for each in changes if each.found is not None and each.found.state not in OFF}
-    starting = {each.guest for each in changes} - running
-    pages: dict[int, int] = {}
+    free: dict[int, int] = {}
+    with_pages: dict[int, list[LoadedGuest]] = {}
     for need, guests in sorted(needing.items()):
         has = await host.hypervisor.capabilities(need)
-        names = first_few([guest.name for guest in guests])
         for what, hint in _lacking(need, has, host.name):
-            raise DriverError(f"{what}: {names}", hint=hint)
-        size = need.hardware.hugepages_kib
-        if size:
-            wanted = _mib([guest for guest in guests if guest.name in starting]) * 1024 // size
-            pages[size] = pages.get(size, 0) + wanted
-            if pages[size] > (has.free_pages or 0):
-                raise DriverError(
-                    f"{has.free_pages or 0} huge pages of {size} KiB are free, and {pages[size]} are needed"
-                    f" for hugepages: {names}",
-                    hint=f"set more aside on {host.name}: sysctl vm.nr_hugepages (of the default size), or "
-                    f"/sys/kernel/mm/hugepages/hugepages-{size}kB/nr_hugepages",
-                )
+            yield f"{what}: {first_few([guest.name for guest in guests])}", hint
+        if has.free_pages is not None and need.hardware.hugepages_kib:
+            free[need.hardware.hugepages_kib] = has.free_pages
+            with_pages.setdefault(need.hardware.hugepages_kib, []).extend(guests)
+    by_guest = {each.guest: each for each in changes}
+    for size, guests in with_pages.items():
+        starting = [guest for guest in guests if guest.name in by_guest]
+        wanted = sum(_more_mib(guest, by_guest[guest.name]) for guest in starting) * 1024 // size
+        if wanted > free[size]:
+            names = first_few([guest.name for guest in starting])
+            what = f"{free[size]} huge pages of {size} KiB are free, and {wanted} are needed: {names}"
+            path = f"/sys/kernel/mm/hugepages/hugepages-{size}kB/nr_hugepages"
+            yield what, f"on {host.name}, set more aside: {path}"
 
 
-def _mib(guests: Collection[LoadedGuest]) -> int:
-    return sum(guest.domain.most_memory_mb for guest in guests if guest.domain is not None)
+def _more_mib(guest: LoadedGuest, change: Change) -> int:
+    """Return how much more memory (MiB) in huge pages a guest is to have than it has while it runs."""
+    run, found = guest.domain, change.found
+    wanted = run.most_memory_mb if run is not None else 0
+    made: DomainSpec | None = found.spec if found is not None and found.state not in OFF else None
+    before = made.guest.get("libvirt") if made is not None else None
+    if not isinstance(before, dict) or "hugepages" not in before:
+        return wanted
+    # what was stored in the domain may have been edited
+    sizes = [each for key in _MEMORY if isinstance(each := before.get(key), int)]
+    return max(0, wanted - max(sizes, default=0))
 
 
 def _lacking(need: DomainNeed, has: Capabilities, host: str) -> Iterator[tuple[str, str | None]]:
@@ -96,7 +119,7 @@ def _lacking_model(model: str, need: DomainNeed, has: Capabilities) -> Iterator[
         near = difflib.get_close_matches(model, has.cpu_models, _CLOSE)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{command} lists those that it knows"
         yield f"libvirt knows no cpu.model {model}", hint
-    elif not has.cpu_models[model]:
+    elif not has.cpu_models[model] and need.virt_type == "kvm":  # QEMU emulates it without these features
         yield (
             f"the CPU of the host lacks features of cpu.model {model}",
             f"{command} lists the models that can be used",
