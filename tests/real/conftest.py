@@ -29,6 +29,7 @@ collect_ignore = (
         "test_container_example.py",
         "test_containers_hosts.py",
         "test_guest_agent_real.py",
+        "test_firmware_elsewhere.py",
         "test_members_moves.py",
         "test_ovn_elements.py",
         "test_ovn_examples.py",
