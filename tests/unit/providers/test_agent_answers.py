@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import libvirt
+import libvirt_qemu
 import pytest
 
-from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt import agent
+from kvmcompose.hosts.errors import AgentSilentError, DriverError
+from kvmcompose.providers.libvirt import agent, agent_calls
+from kvmcompose.providers.libvirt.connection import failure
+from kvmcompose.providers.libvirt.definitions import has_agent, parse
 
 
 def interface(mac: object, *addresses: object) -> dict[str, Any]:
@@ -66,9 +70,9 @@ def test_what_is_no_address_is_left_out() -> None:
 
 def test_too_many_are_cut_off() -> None:
     answer = [
-        interface("52:54:00:ab:00:01", *(f"10.0.{each // 250}.{each % 250 + 1}" for each in range(9999)))
+        interface("52:54:00:ab:00:01", *(f"10.0.{each // 250}.{each % 250 + 1}" for each in range(300)))
     ]
-    assert len(agent.addresses_of("web", answer * 9999)["52:54:00:ab:00:01"]) == 256
+    assert len(agent.addresses_of("web", answer * 300)["52:54:00:ab:00:01"]) == 256
 
 
 @pytest.mark.parametrize(
@@ -77,3 +81,54 @@ def test_too_many_are_cut_off() -> None:
 def test_other_types_are_refused(answer: object) -> None:
     with pytest.raises(DriverError, match="guest-network-get-interfaces with what no agent does"):
         agent.addresses_of("web", answer)
+
+
+class Refused(libvirt.libvirtError):  # type: ignore[misc] # libvirt has no types
+    """An error of libvirt with a code."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.err = (code, 10, text)
+
+
+class Domain:
+    def name(self) -> str:
+        return "lab-web"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (
+            libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+            "QEMU guest agent is not connected",
+        ),
+        (libvirt.VIR_ERR_OPERATION_INVALID, "Requested operation is not valid: domain is not running"),
+    ],
+)
+def test_an_agent_that_is_not_there(monkeypatch: pytest.MonkeyPatch, code: int, text: str) -> None:
+    def refuse(*_: object) -> str:
+        raise Refused(code, text)
+
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", refuse)
+    with pytest.raises(AgentSilentError, match="lab-web does not answer guest-ping") as raised:
+        agent_calls.ask(Domain(), command=agent.PING, seconds=5)
+    assert "Requested operation" not in raised.value.message
+
+
+def test_a_command_that_the_agent_refuses_is_libvirts_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> str:
+        raise Refused(libvirt.VIR_ERR_INTERNAL_ERROR, "Command guest-exec has been disabled")
+
+    monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", refuse)
+    with pytest.raises(libvirt.libvirtError) as raised:
+        agent_calls.ask(Domain(), command=agent.PING, seconds=5)
+    assert "block-rpcs" in (failure("ask", raised.value).hint or "")
+
+
+@pytest.mark.parametrize(
+    ("state", "there"), [(" state='connected'", True), (" state='disconnected'", False), ("", False)]
+)
+def test_whether_something_is_connected_to_the_channel(state: str, there: bool) -> None:
+    channel = f"<channel><target name='org.qemu.guest_agent.0'{state}/></channel>"
+    assert has_agent(parse(f"<domain><devices>{channel}</devices></domain>", "domain")) is there
