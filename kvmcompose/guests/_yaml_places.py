@@ -15,6 +15,8 @@ from kvmcompose.core.errors import Location
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _STARTS = {yaml.MappingStartEvent: "mapping", yaml.SequenceStartEvent: "list"}
 _ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+#: As in kvm-compose.yaml; libyaml takes ever longer for each level.
+_DEEPEST = 100
 _VALUES = (yaml.ScalarEvent, yaml.AliasEvent)
 
 
@@ -74,12 +76,18 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
                     found.keys.setdefault(str(path[0]), "value")
                     found.keys[str(path[0])] = kind
             if kind != "value":
-                open_levels.append(_Level(path or (), kind == "list"))
+                _open(open_levels, _Level(path or (), kind == "list"), mark)
     except yaml.YAMLError as error:
         return YamlPlaces(flaw=_flaw(error, name))
     finally:
         loader.dispose()
     return msgspec.structs.replace(found, aliases=aliases)
+
+
+def _open(levels: list[_Level], level: _Level, mark: Any) -> None:
+    if len(levels) == _DEEPEST:
+        raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=mark)
+    levels.append(level)
 
 
 def _path(level: _Level, event: Any) -> tuple[str | int, ...] | None:

@@ -179,7 +179,7 @@ def _user(number: int, user: Mapping[str, Any], files: Mapping[str, bytes]) -> d
         **({"sudo": "ALL=(ALL) NOPASSWD:ALL" if sudo is True else sudo} if sudo else {}),
         "lock_passwd": hashed is None,
         **({"hashed_passwd": hashed.decode().strip()} if hashed is not None else {}),
-        "ssh_authorized_keys": user.get("ssh_authorized_keys", []),
+        **({"ssh_authorized_keys": keys} if (keys := user.get("ssh_authorized_keys")) else {}),
     }
 
 
