@@ -38,6 +38,7 @@ machines:
           environment: {GREETING: "two words & a 'quote'", NUMBER: 010}
           setup_script: ./setup.sh
           run_script: ./run.sh
+      shares: [{source: shared, target: /srv/shared}]
       cloud_init:
         user_data: own/user-data.yaml
         vendor_data: own/vendor.sh
@@ -78,6 +79,7 @@ def project(real_host: TestHost, tmp_path: Path, debian_image: Path) -> Iterator
         "kvm-compose.yaml": YAML,
         "kvm-compose-config.json": json.dumps(CONFIG),
         "files/deep/note.txt": "from the context\n",
+        "shared/note": "from the project\n",
         "setup.sh": 'echo "$GREETING" >/etc/set-up\n',
         "run.sh": "#!/bin/bash\necho run by $BASH\n",
         "own/user-data.yaml": USER_DATA,
@@ -104,6 +106,7 @@ def assert_own_data(guest: Callable[..., str]) -> None:
     assert guest("getent", "passwd", "bob").endswith(":/bin/sh")
     shadow = guest("sudo", "-n", "getent", "shadow", "ada", "tester").splitlines()
     assert [line.split(":")[1] for line in shadow] == [HASH, "!"]
+    assert guest("cat", "/srv/shared/note") == "from the project"
     assert guest("cloud-init", "status") == "status: done"
 
 
@@ -111,6 +114,7 @@ def assert_another_seed(guest: Callable[..., str]) -> None:
     """What came with the second seed is there, and what the guest wrote in its life."""
     assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "another"
     assert guest("cat", "/etc/set-up") == "mine"
+    assert guest("cat", "/srv/shared/note") == "from the project"
 
 
 @pytest.mark.long
