@@ -15,7 +15,13 @@ from kvmcompose.core.state import GuestState, Shared
 from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
-from kvmcompose.guests._further_disks import FurtherDisk, disk_devices, further_artefacts, own_cdroms
+from kvmcompose.guests._further_disks import (
+    BootDiskKeys,
+    FurtherDisk,
+    disk_devices,
+    further_artefacts,
+    own_cdroms,
+)
 from kvmcompose.guests._installation import answer_files, installation_artefacts, installation_media
 from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
 from kvmcompose.guests._ready import ReadyKey, ready
@@ -38,6 +44,7 @@ class DomainKeys(MachineKeys, frozen=True, kw_only=True, omit_defaults=True):
     username: str
     libvirt_type: LibvirtType
     ready: ReadyKey | None = None
+    boot_disk: BootDiskKeys | None = None
     disks: tuple[FurtherDisk, ...] = ()
     ready_timeout_seconds: int | None = None
     shares: tuple[Share, ...] = ()
@@ -102,6 +109,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         # Windows sees a disk of virtio only with drivers, a CD-ROM always
         seed, cdroms = (None, (artefact.path,)) if is_windows(definition) else (artefact.path, ())
         yield artefact
+    cdrom = cdrom_bus(definition.arch or USUAL_ARCH)
+    boot_disk = (definition.boot_disk or BootDiskKeys()).device(has_media=media is not None)
     yield domain_xml(
         guest,
         shared,
@@ -113,8 +122,9 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         disk_readonly=kind.existing_disk is not None and kind.existing_disk.readonly,
         media=media_link,
         seed=seed,
-        further=disk_devices(guest.identity, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
-        cdroms=own_cdroms(cdroms, definition.disks, cdrom_bus(definition.arch or USUAL_ARCH)),
+        boot_disk=boot_disk,
+        further=disk_devices(guest.identity, definition.disks, cdrom, boot_disk),
+        cdroms=own_cdroms(cdroms, definition.disks, cdrom, boot_disk),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         hardware=hardware(
             definition,

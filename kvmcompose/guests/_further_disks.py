@@ -1,4 +1,4 @@
-"""The further disks and CD-ROMs of libvirt guests: the key ``disks``."""
+"""The keys ``boot_disk`` and ``disks`` of libvirt guests: the boot disk's bus, further disks and CD-ROMs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from kvmcompose.core.errors import Complaint
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState
 from kvmcompose.guests import _files
-from kvmcompose.render.disks import DiskDevice
+from kvmcompose.render.disks import BootDisk, DiskDevice
 from kvmcompose.render.hardware import Hardware, has_root_ports
 
 _Path = tuple[str | int, ...]
+_Bus = Literal["virtio", "scsi", "sata", "usb", "ide"]
+_Cache = Literal["none", "writethrough", "writeback", "directsync", "unsafe"]
 
 #: What says where the content of a disk comes from.
 _SOURCES = ("size_gigabytes", "path", "image")
@@ -42,8 +44,8 @@ class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     create_deep_copy: bool = False
     format: Literal["raw", "qcow2"] | None = None
     device: Literal["disk", "cdrom"] = "disk"
-    bus: Literal["virtio", "scsi", "sata", "usb", "ide"] | None = None
-    cache: Literal["none", "writethrough", "writeback", "directsync", "unsafe"] | None = None
+    bus: _Bus | None = None
+    cache: _Cache | None = None
     discard: Literal["unmap", "ignore"] | None = None
     readonly: bool = False
     serial: str | None = None
@@ -103,9 +105,31 @@ def further_artefacts(guest: GuestState, entries: Sequence[FurtherDisk]) -> Iter
         )
 
 
-def disk_devices(identity: str, entries: Sequence[FurtherDisk], cdrom: str) -> tuple[DiskDevice, ...]:
+class BootDiskKeys(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How the guest sees its boot disk."""
+
+    bus: _Bus = "virtio"
+    cache: _Cache | None = None
+    discard: Literal["unmap", "ignore"] = "unmap"
+    serial: str | None = None
+
+    def device(self, *, has_media: bool) -> BootDisk:
+        """Return it as the domain has it: the first disk of its bus, as libvirt boots from the first one."""
+        prefix, _ = _TARGETS[self.bus]
+        return BootDisk(
+            target=f"{prefix}b" if prefix == "sd" and has_media else f"{prefix}a",
+            bus=self.bus,
+            cache=self.cache,
+            discard=self.discard,
+            serial=self.serial,
+        )
+
+
+def disk_devices(
+    identity: str, entries: Sequence[FurtherDisk], cdrom: str, boot: BootDisk
+) -> tuple[DiskDevice, ...]:
     """Return further disks as the domain has them. ``cdrom`` is the usual bus of a CD-ROM."""
-    used = Counter[str]()
+    used = _used_targets(boot)
     found = []
     for name, entry in zip(disk_names(entries), entries, strict=True):
         is_cdrom = entry.device == "cdrom"
@@ -130,10 +154,17 @@ def disk_devices(identity: str, entries: Sequence[FurtherDisk], cdrom: str) -> t
     return tuple(found)
 
 
-def own_cdroms(files: Sequence[str], entries: Sequence[FurtherDisk], cdrom: str) -> tuple[DiskDevice, ...]:
+def _used_targets(boot: BootDisk) -> Counter[str]:
+    """Return how many targets, beyond those that are always left out, the boot disk takes by their prefix."""
+    return Counter([boot.target[:2]] if boot.target in ("sdb", "hda") else [])
+
+
+def own_cdroms(
+    files: Sequence[str], entries: Sequence[FurtherDisk], cdrom: str, boot: BootDisk
+) -> tuple[DiskDevice, ...]:
     """Return CD-ROMs with images that are made for a guest, behind its further disks."""
     prefix, first = _TARGETS[cdrom]
-    used = sum(
+    used = _used_targets(boot)[prefix] + sum(
         _TARGETS[each.bus or (cdrom if each.device == "cdrom" else "virtio")][0] == prefix for each in entries
     )
     return tuple(
@@ -236,7 +267,6 @@ def _of_source(entry: FurtherDisk, at: _Path) -> Iterator[Complaint]:
 
 
 def _of_device(entry: FurtherDisk, at: _Path, hardware: Hardware) -> Iterator[Complaint]:
-    machine = hardware.machine
     if entry.boot is not None and hardware.boot:
         yield Complaint(
             code="hardware-conflict",
@@ -245,27 +275,44 @@ def _of_device(entry: FurtherDisk, at: _Path, hardware: Hardware) -> Iterator[Co
             hint="leave one of the two out: libvirt has no boot order of both",
             at_key=True,
         )
-    if entry.bus is None:
+    if entry.bus is not None:
+        yield from _of_bus(entry.bus, at, hardware, cdrom=entry.device == "cdrom", readonly=entry.readonly)
+
+
+def check_boot_disk(
+    keys: BootDiskKeys, section: str, hardware: Hardware, *, is_there: bool, readonly: bool
+) -> Iterator[Complaint]:
+    """Yield the problems of ``boot_disk`` of a machine with this hardware."""
+    at = (section, "boot_disk")
+    if not is_there:
+        yield Complaint(
+            code="hardware-conflict", path=at, message="the machine has no boot disk", at_key=True
+        )
         return
+    yield from _of_bus(keys.bus, at, hardware, cdrom=False, readonly=readonly)
+
+
+def _of_bus(bus: _Bus, at: _Path, hardware: Hardware, *, cdrom: bool, readonly: bool) -> Iterator[Complaint]:
+    machine = hardware.machine
     allowed = ["scsi"] if machine.startswith("virt") else ["scsi", "sata"]
     if not has_root_ports(machine):
         allowed.append("ide")
-    if entry.device == "disk":
+    if not cdrom:
         allowed = ["virtio", *allowed, *(["usb"] if hardware.usb != "none" else [])]
-    if entry.bus not in allowed:
-        what = "a CD-ROM" if entry.device == "cdrom" else "a disk"
+    if bus not in allowed:
+        what = "a CD-ROM" if cdrom else "a disk"
         yield Complaint(
             code="hardware-conflict",
             path=(*at, "bus"),
             message=f"the bus of {what} of a machine of the type {machine}",
-            found=entry.bus,
+            found=bus,
             wanted=f"one of {', '.join(allowed)}",
         )
-    elif entry.bus in ("ide", "sata") and entry.readonly:
+    elif bus in ("ide", "sata") and readonly:
         yield Complaint(
             code="hardware-conflict",
             path=(*at, "readonly"),
-            message=f"QEMU has no read-only disks on the bus {entry.bus}",
+            message=f"QEMU has no read-only disks on the bus {bus}",
             wanted="bus: virtio, scsi or usb",
         )
 

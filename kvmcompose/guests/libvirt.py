@@ -27,7 +27,7 @@ from kvmcompose.guests._domains import (
     with_disk,
 )
 from kvmcompose.guests._firmware import USUAL_ARCH, check_image_arch
-from kvmcompose.guests._further_disks import check_further_disks
+from kvmcompose.guests._further_disks import check_boot_disk, check_further_disks
 from kvmcompose.guests._installation import check_installation
 from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
@@ -143,12 +143,18 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
     yield from _ready.check(body.ready, _scripts(machine))
+    has = hardware(body, has_screen=False, from_network=body.libvirt_type.network_guest is not None)
+    if body.boot_disk is not None:
+        existing = body.libvirt_type.existing_disk
+        yield from check_boot_disk(
+            body.boot_disk,
+            machine.kind,
+            has,
+            is_there=_disks.disk_content(body.libvirt_type) is not None,
+            readonly=existing is not None and existing.readonly,
+        )
     yield from check_further_disks(
-        body.disks,
-        machine.kind,
-        files,
-        hardware=hardware(body, has_screen=False, from_network=body.libvirt_type.network_guest is not None),
-        scaled=body.scaling is not None,
+        body.disks, machine.kind, files, hardware=has, scaled=body.scaling is not None
     )
     if body.libvirt_type.iso_guest is not None:
         yield from check_installation(body.libvirt_type.iso_guest, (*at, "iso_guest"), files)

@@ -28,6 +28,16 @@ class DiskDevice(msgspec.Struct, frozen=True, kw_only=True):
     boot: int | None
 
 
+class BootDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """How a domain sees its boot disk, in libvirt's terms."""
+
+    target: str = "vda"
+    bus: str = "virtio"
+    cache: str | None = None
+    discard: str = "unmap"
+    serial: str | None = None
+
+
 class BootOrder(msgspec.Struct, frozen=True):
     """The places of the installation medium and of the boot disk, where further disks have one, too."""
 

@@ -7,7 +7,7 @@ import msgspec
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
 from kvmcompose.core.nic import VIRTIO, Bandwidth, Trunk, vlan_of
 from kvmcompose.core.state import GuestState, Interface, Shared
-from kvmcompose.render.disks import BootOrder, DiskDevice, boot_order
+from kvmcompose.render.disks import BootDisk, BootOrder, DiskDevice, boot_order
 from kvmcompose.render.filesystem import Filesystem
 from kvmcompose.render.hardware import Hardware, has_root_ports, ports_of
 from kvmcompose.render.platform import Firmware, Platform, domain_uuid, platform_of
@@ -96,6 +96,7 @@ class DomainValues(msgspec.Struct, frozen=True, kw_only=True):
     max_cpus: int | None
     max_memory_mb: int | None
     disk: str | None
+    boot_disk: BootDisk
     disk_readonly: bool
     media: str | None
     seed: str | None
@@ -123,6 +124,7 @@ def domain_xml(
     max_cpus: int | None = None,
     max_memory_mb: int | None = None,
     disk: str | None,
+    boot_disk: BootDisk,
     disk_readonly: bool = False,
     media: str | None = None,
     seed: str | None = None,
@@ -158,6 +160,7 @@ def domain_xml(
         max_cpus=_more(max_cpus, cpus),
         max_memory_mb=_more(max_memory_mb, memory_mb),
         disk=on_host(disk),
+        boot_disk=boot_disk,
         disk_readonly=disk_readonly,
         media=on_host(media),
         seed=on_host(seed),

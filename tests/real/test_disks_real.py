@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from kvm import Project
 if TYPE_CHECKING:
     from hosts import TestHost
 
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
 
 YAML = """\
@@ -124,15 +126,17 @@ def test_a_disk_is_plugged_in_and_grows_with_its_data(running: Running) -> None:
     project.edit("size_gigabytes: 1", "size_gigabytes: 2")
 
 
-@pytest.mark.long
-def test_snapshots_include_a_further_disk(running: Running) -> None:
-    """It takes half a minute: the memory of the guest is in them."""
-    project, device = running.project, running.device("data")
-    project.run("snapshot", "create", "first")
-    running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
-    assert running.sum(device) == EMPTY
-    project.run("snapshot", "restore", "first")
-    assert running.sum(running.device("data")) == running.written
+if _LONG:
+
+    @pytest.mark.long
+    def test_snapshots_include_a_further_disk(running: Running) -> None:
+        """It takes half a minute: the memory of the guest is in them."""
+        project, device = running.project, running.device("data")
+        project.run("snapshot", "create", "first")
+        running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
+        assert running.sum(device) == EMPTY
+        project.run("snapshot", "restore", "first")
+        assert running.sum(running.device("data")) == running.written
 
 
 def test_a_disk_keeps_its_data_and_is_unplugged(running: Running) -> None:
@@ -171,20 +175,24 @@ def test_the_medium_of_a_cd_rom_is_changed(running: Running) -> None:
     assert running.medium() == "one.iso"
 
 
-@pytest.mark.long
-def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
-    """The first on scsi brings its controller."""
-    one, other = (f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb"))
-    more = f"{CD}{one}{other}"
-    running.project.edit(CD, more)
-    said = running.up()
-    assert "disk s is attached" in said
-    assert "disk u is attached" in said
-    running.project.edit(more, CD)
-    running.up()
-    disks = running.host.virsh("domblklist", "disks-db").stdout
-    assert "db.s.qcow2" not in disks
-    assert "db.u.qcow2" not in disks
+if _LONG:
+
+    @pytest.mark.long
+    def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
+        """The first on scsi brings its controller."""
+        one, other = (
+            f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb")
+        )
+        more = f"{CD}{one}{other}"
+        running.project.edit(CD, more)
+        said = running.up()
+        assert "disk s is attached" in said
+        assert "disk u is attached" in said
+        running.project.edit(more, CD)
+        running.up()
+        disks = running.host.virsh("domblklist", "disks-db").stdout
+        assert "db.s.qcow2" not in disks
+        assert "db.u.qcow2" not in disks
 
 
 def test_a_qcow2_disk_of_a_guest_that_was_shut_off_is_sound(running: Running) -> None:
