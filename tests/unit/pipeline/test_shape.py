@@ -881,3 +881,26 @@ def test_of_mutilated_yaml_every_problem_lies_in_the_file(cuts: list[tuple[int, 
     except InputError:
         return
     assert_inside(shape_testbed(document, SCHEMAS)[1], text)
+
+
+def test_a_mapping_of_cloud_inits_has_the_types_of_yaml_1_1() -> None:
+    """As PyYAML reads it in the guest; what JSON cannot say stays text."""
+    text = """
+a: yes
+b: 010
+c: 1.5
+d: 2026-01-02
+e: "on"
+f: ~
+g: [off, 0x1f, .inf, {h: text}]
+"""
+    indented = text.replace("\n", "\n          ")
+    lab = (
+        "machines:\n  - name: m\n    libvirt:\n      cpus: 1\n      memory_mb: 1\n"
+        "      libvirt_type: {cloud_image: {name: d}}\n      cloud_init:\n        user_data:" + indented
+    )
+    value, _ = shape_testbed(read_yaml(lab.encode(), "kvm-compose.yaml"), SCHEMAS)
+    assert value["machines"][0]["libvirt"]["cloud_init"]["user_data"] == {
+        "a": True, "b": 8, "c": 1.5, "d": "2026-01-02", "e": "on", "f": None,
+        "g": [False, 31, ".inf", {"h": "text"}],
+    }  # fmt: skip
