@@ -12,6 +12,7 @@ GROUP = "generate"
 GROUP_DOC = "build what is missing or changed"
 
 _GROUP_DOCS = {
+    "answers": "answer files of installers",
     "clone": "linked clones of golden images",
     "disk": "disks of guests and golden images",
     "domain-xml": "libvirt domains",
