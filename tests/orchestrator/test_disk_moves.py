@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from test_several_hosts_faked import PLACES, assert_clean, kill_at, labs, running, three  # noqa: F401 (fixtures)
 
-from kvmcompose.core.commands import Down, Up
+from kvmcompose.core.commands import Down, Power, PowerVerb, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.hosts.fake import Failure
@@ -111,6 +111,19 @@ def test_a_guest_that_is_off_moves_with_its_disk(labs: Lab) -> None:  # noqa: F8
     labs.must(Down())
     place(labs, "one", "two")
     labs.must(Up())
+    assert_moved(labs, "two")
+
+
+def test_a_guest_that_was_stopped_moves_and_stays_off(labs: Lab) -> None:  # noqa: F811
+    labs.must(Up())
+    write_note(labs, "three")
+    labs.must(Power(verb=PowerVerb.STOP, guests=("far",)))
+    place(labs, "three", "two")
+    labs.must(Up())
+    there = {host: world.domains.get("lab-far") for host, world in labs.drivers.worlds.items()}
+    assert [host for host, domain in there.items() if domain is not None] == ["two"]
+    assert "far" not in running(labs)["two"]
+    labs.must(Power(verb=PowerVerb.START, guests=("far",)))
     assert_moved(labs, "two")
 
 

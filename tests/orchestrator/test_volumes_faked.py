@@ -233,6 +233,19 @@ def test_a_copy_that_stays_behind_is_named(lab: Lab) -> None:
     assert sent(lab, "three") == sent(lab) == SENT
 
 
+def test_a_container_that_was_stopped_moves_and_stays_off(lab: Lab) -> None:
+    lab.must(Up())
+    lab.must(Power(verb=PowerVerb.STOP, guests=("web",)))
+    lab.edit("br1: two", "br1: three")
+    lab.must(Up())
+    (web,) = [
+        each for each in asyncio.run(lab.orchestrator.status(lab.deployment)).guests if each.name == "web"
+    ]
+    assert web.state not in ("running", "missing", None)
+    lab.must(Power(verb=PowerVerb.START, guests=("web",)))
+    assert "is up already" in lab.text(lab.must(Up()))
+
+
 def test_the_server_can_be_killed_at_any_call(lab: Lab) -> None:
     lab.must(Up())
     (lab.folder / "html/index").write_text("an edited page\n")

@@ -199,7 +199,11 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
             await _update(work, host, spec, found, step)
         return
     if spec.state == "shut off":
-        return  # it is off, and is to stay so
+        if found is None or found.state == GONE or change.verb is not Verb.REPAIR:
+            # what the user switched off is still a guest of its host, which 'start' finds there
+            with work.step(STAGE, f"create:{guest.name}", guest=guest.name, host=host.name):
+                await shielded(_created(work, host, guest, change))
+        return
     with work.step(STAGE, f"start:{guest.name}", guest=guest.name, host=host.name):
         await shielded(_start_container(work, host, guest, change))
     work.running.add(guest.name)
@@ -214,8 +218,8 @@ def _step_name(found: Found, spec: ContainerSpec) -> str:
     return "pause" if spec.state == "paused" else "resume"
 
 
-async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, change: Change) -> None:
-    """Start a container, which is created before unless it is there; then connect it."""
+async def _created(work: Work, host: HostDrivers, guest: LoadedGuest, change: Change) -> str:
+    """Return the ID of a container, which is created unless it is there."""
     assert change.wanted is not None  # noqa: S101 (see apply)
     context, store, found = work.context, work.context.store, change.found
     project, name, identity = context.project, guest.state.domain, guest.state.identity
@@ -238,6 +242,15 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
             request = await _named_as_there(work, host, guest, request)
         known = await host.containers.create(project, identity, name, request, spec.made)
     runtime.note_restoring(context, guest, spec.made, None)
+    return known
+
+
+async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, change: Change) -> None:
+    """Start a container, which is created before unless it is there; then connect it."""
+    assert change.wanted is not None  # noqa: S101 (see apply)
+    project, name = work.context.project, guest.state.domain
+    spec: ContainerSpec = change.wanted.spec
+    known = await _created(work, host, guest, change)
     try:
         container = await host.containers.start(project, name, known)
     except HalfStartedError as error:

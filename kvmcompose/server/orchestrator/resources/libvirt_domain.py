@@ -216,7 +216,10 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         return
     state = change.wanted.spec.state
     if state == "shut off":
-        return  # it is off, and is to stay so
+        if change.verb is not Verb.REPAIR:
+            # what the user switched off is still a guest of its host, which 'start' finds there
+            await _define(work, host, guest, made)
+        return
     if guest.name in work.up.recreate:
         await _reset_disk(work, host, guest)
     await _grow_off(work, host, guest, change)
@@ -229,6 +232,13 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
         await work.starter.wait(guest, STAGE)
         work.waited_for.add(guest.name)
         work.view.put_mark(reachable.KINDS[0], guest.name, "yes")
+
+
+async def _define(work: Work, host: HostDrivers, guest: LoadedGuest, made: str) -> None:
+    """Define the domain of a guest that is to stay off."""
+    with work.step(STAGE, f"define:{guest.name}", guest=guest.name, host=host.name):
+        xml = await in_thread(domain_xml, work.context, work.testbed, guest)
+        await shielded(host.hypervisor.define_domain(xml, made))
 
 
 async def _reset_disk(work: Work, host: HostDrivers, guest: LoadedGuest) -> None:
