@@ -9,6 +9,9 @@ import msgspec
 
 #: The model of an interface that names none. Only it has several queues.
 VIRTIO = "virtio"
+#: Models that libvirt does not put into ports of PCI Express: they are devices of conventional PCI, but for
+#: vmxnet3, which libvirt 9.0 takes for one.
+CONVENTIONAL = frozenset({"e1000", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3"})
 
 
 class Rate(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

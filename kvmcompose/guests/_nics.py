@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Machine
-from kvmcompose.core.nic import VIRTIO, NicKeys
+from kvmcompose.core.nic import CONVENTIONAL, VIRTIO, NicKeys
+from kvmcompose.render.domain import NIC_SLOTS
 
 #: What only the network card of a virtual machine has, and what libvirt carries out.
 _OF_DOMAINS = {
@@ -19,9 +20,23 @@ _USUAL = NicKeys()
 
 
 def check_domain(machine: Machine, cpus: int) -> Iterator[Complaint]:
-    """Yield queues that no CPU could serve, and queues of a model that has one only. ``cpus``: at most."""
+    """Yield queues that no CPU could serve, and queues of a model that has one only. ``cpus``: at most.
+
+    Yield cards of conventional PCI, too, for which the machine has no room.
+    """
+    conventional = 0
     for at, attachment in machine.interfaces():
         keys = attachment.keys
+        if at[0] == machine.interfaces_key:  # others are of different clones
+            conventional += keys.model in CONVENTIONAL
+        if keys.model in CONVENTIONAL and conventional > len(NIC_SLOTS):
+            yield Complaint(
+                code="out-of-range",
+                path=(*at, "model"),
+                message=f"more than {len(NIC_SLOTS)} interfaces of models of conventional PCI",
+                found=keys.model,
+                wanted="virtio or e1000e",
+            )
         if keys.queues > 1 and keys.model != VIRTIO:
             yield Complaint(
                 code="bad-value",

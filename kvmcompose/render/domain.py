@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from kvmcompose.core.artefact import Artefact, Policy, Rendered
-from kvmcompose.core.nic import VIRTIO, Bandwidth, Trunk, vlan_of
+from kvmcompose.core.nic import CONVENTIONAL, VIRTIO, Bandwidth, Trunk, vlan_of
 from kvmcompose.core.state import GuestState, Interface, Shared
 from kvmcompose.render.disks import BootDisk, BootOrder, DiskDevice, boot_order
 from kvmcompose.render.filesystem import Filesystem
@@ -20,6 +20,9 @@ DOMAIN_FORMAT = 2
 #: As many PCIe ports as virt-install gives a guest; QEMU 6.1.0 does not boot one with more than 15
 #: (https://gitlab.com/qemu-project/qemu/-/issues/641).
 _ROOT_PORTS = 14
+#: Where network cards of conventional PCI are on the root bus, if that is of PCI Express. Without an address,
+#: libvirt adds a bridge for them, and when it reads the definition again another port.
+NIC_SLOTS = tuple(f"0x{number:02x}" for number in range(0x04, 0x10))
 #: At least so many of them are free for interfaces that are plugged in while the guest runs.
 _FREE_PORTS = 4
 #: Devices of every guest that need a port: USB controller and balloon, which libvirt adds, and the RNG.
@@ -36,7 +39,7 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Without ``checksums`` the guest computes those of its packets itself: what leaves it through a bridge
     in userspace gets none on the way. ``tag`` is the VLAN of frames without a tag; with a ``trunk``, its
-    native one. Other keys are as in ``Interface``.
+    native one. ``slot`` is one of the root bus. Other keys are as in ``Interface``.
     """
 
     attach: str
@@ -52,6 +55,7 @@ class Nic(msgspec.Struct, frozen=True, omit_defaults=True):
     bandwidth: Bandwidth | None = None
     tag: int | None = None
     trunk: tuple[int, ...] = ()
+    slot: str | None = None
 
     @classmethod
     def of(cls, nic: Interface, *, checksums: bool) -> Nic:
@@ -142,6 +146,8 @@ def domain_xml(
     def on_host(path: str | None) -> str | None:
         return f"{shared.host_config.project_folder}/{path}" if path else None
 
+    conventional = [nic.mac for nic in guest.interfaces if nic.model in CONVENTIONAL]
+    slots = dict(zip(conventional, NIC_SLOTS, strict=False)) if has_root_ports(hardware.machine) else {}
     platform = platform_of(arch, guest.virt_type)
     variables = on_host(nvram)
     own_ports = len(guest.interfaces) + (disk is not None) + (seed is not None) + ports_of(hardware)
@@ -171,7 +177,10 @@ def domain_xml(
         graphics=hardware.graphics != "none",
         root_ports=_root_ports(own_ports) if has_root_ports(hardware.machine) else 0,
         nics=tuple(
-            Nic.of(nic, checksums=nic.attach == "network" or guest.datapath_type != "netdev")
+            msgspec.structs.replace(
+                Nic.of(nic, checksums=nic.attach == "network" or guest.datapath_type != "netdev"),
+                slot=slots.get(nic.mac),
+            )
             for nic in guest.interfaces
         ),
         hardware=hardware,

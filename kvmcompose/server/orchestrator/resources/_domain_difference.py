@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from kvmcompose.core.nic import CONVENTIONAL
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Resource, Verb
 from kvmcompose.server.orchestrator.resources._disk_difference import (
     DiskChange,
@@ -171,7 +172,7 @@ def _of_nics(made: DomainSpec, spec: DomainSpec, *, same_frame: bool) -> Judgeme
     if not same_frame and before.keys() != after.keys():
         interfaces = {"interfaces": list(before.values())}, {"interfaces": list(after.values())}
         return Judgement(restart=True, reasons=tuple(changes_of(*interfaces)))
-    reasons = _of_macs(before, after)
+    reasons = [*_of_macs(before, after), *_of_conventional(before, after)]
     pending = not reasons
     for number, (mac, nic) in enumerate(after.items()):
         known = before.get(mac)
@@ -203,6 +204,19 @@ def _of_macs(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mappin
         for number, (mac, nic) in enumerate(after.items())
         if mac not in before and nic["target"] in gone
     ]
+
+
+def _of_conventional(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Reason]:
+    """Yield interfaces that come or go and cannot be plugged in and out: those of conventional PCI."""
+    for code, ones, others in (
+        (ReasonCode.REMOVED, before, after),
+        (ReasonCode.ADDED, after, before),
+    ):
+        for mac, nic in ones.items():
+            if mac not in others and nic.get("model") in CONVENTIONAL:
+                yield Reason(code, f"interface on {nic['bridge']} ({nic['model']})")
 
 
 def _text(nic: Mapping[str, Any] | None, key: str) -> str | None:
