@@ -93,3 +93,15 @@ def test_another_model_or_number_of_queues_restarts_and_another_mtu_waits(lab: L
     lab.must(Up())
     assert lab.world.domains["lab-alone"].started != before
     assert lab.status().differences == ()
+
+
+def test_a_card_of_conventional_pci_comes_and_goes_with_a_restart(lab: Lab) -> None:
+    lab.must(Up())
+    more = BEFORE.replace("{bridge: br2}", "{bridge: br2}, {bridge: br2, model: e1000}")
+    for before, after, word in ((BEFORE, more, "added"), (more, BEFORE, "removed")):
+        started = lab.world.domains["lab-alone"].started
+        lab.edit(before, after)
+        assert lab.status().differences == (f"guest alone: interface on br2 (e1000) {word}",)
+        lab.must(Up())
+        assert lab.world.domains["lab-alone"].started > started
+        assert lab.status().differences == ()
