@@ -106,7 +106,8 @@ def test_wrong_hardware_is_refused_at_its_line(bench: Bench, case: str) -> None:
     bench.write("kvm-compose.yaml", YAML % line)
     ran = bench.run("validate", "--json")
     assert ran.status == 2
-    (problem,) = ran.json["problems"]
+    # the catalogue has images for x86_64 only
+    (problem,) = (each for each in ran.json["problems"] if not each["path"].endswith("cloud_image.name"))
     assert (problem["code"], problem["path"]) == (code, f"machines[0].libvirt.{path}"), ran.said
     assert problem["location"]["line"] in (7, 8), ran.said
     assert any(words in (problem.get(key) or "") for key in ("message", "found", "wanted", "hint")), ran.said
