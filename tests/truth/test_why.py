@@ -190,7 +190,12 @@ EDITS: list[tuple[str, Callable[[Bench], object], str, set[str]]] = [
     ("user-data", template("user-data.j2"), "seed-iso:one", {"templates.user-data.j2"}),
     ("meta-data", template("meta-data.j2"), "seed-iso:one", {"templates.meta-data.j2"}),
     ("network-config", template("network-config.j2"), "seed-iso:one", {"templates.network-config.j2"}),
-    ("kind of virtualisation", config('"qemu"', '"kvm"'), "domain-xml:one", {"values.virt_type"}),
+    (
+        "kind of virtualisation",
+        config('"qemu"', '"kvm"'),
+        "domain-xml:one",
+        {"values.virt_type", "values.platform.cpu_mode"},
+    ),
     ("name of the host", config('"a"', '"b"'), "domain-xml:one", {"values.host"}),
     (
         "size of a disk",
@@ -240,6 +245,60 @@ EDITS: list[tuple[str, Callable[[Bench], object], str, set[str]]] = [
 ]
 
 
+#: Keys of virtual machines: edits, and the values of the domain XML that each changes, without what is below.
+KEYS: dict[str, tuple[str, Callable[[Bench], object], set[str]]] = {
+    "hardware": (
+        "one",
+        yaml(
+            ONE,
+            "machine: pc-q35-7.2\n      hugepages: 2M\n      hyperv: true\n      boot: [disk]\n"
+            "      cpu: {model: qemu64, topology: {cores: 1}, features: {vmx: disable}}\n"
+            "      numa: [{cpus: 0, memory_mb: 64}]\n      clock: {timezone: Europe/Berlin}\n"
+            "      graphics: vnc\n      video: cirrus\n      sound: ich9\n      usb: qemu-xhci\n"
+            f"      watchdog: ib700\n      rng: none\n      {ONE}",
+        ),
+        {"values.graphics"}
+        | {
+            f"values.hardware.{name}"
+            for name in (
+                "machine", "hugepages_kib", "hyperv", "boot", "cpu_mode", "cpu_model", "cpu_features",
+                "topology", "numa", "clock", "graphics", "video", "sound", "usb", "watchdog", "rng",
+            )
+        },
+    ),
+    "disks": (
+        "one",
+        yaml(
+            ONE,
+            "boot_disk: {bus: scsi, cache: none, discard: ignore, serial: x}\n"
+            f"      disks: [{{name: d, size_gigabytes: 1, boot: 1}}]\n      {ONE}",
+        ),
+        {"values.boot", "values.boot_disk", "values.further"},
+    ),
+    "firmware": (
+        "one",
+        yaml(ONE, f"firmware: uefi\n      tpm: true\n      {ONE}"),
+        {"values.firmware", "values.tpm", "values.uuid"},
+    ),
+    "shares": (
+        "one",
+        yaml(ONE, f"shares: [{{source: files, target: /x, driver: 9p}}]\n      {ONE}"),
+        {"values.filesystems"},
+    ),
+    "answers": (
+        "media",
+        yaml("install.iso, ", "install.iso, unattended: {a: setup.sh}, "),
+        {"values.cdroms"},
+    ),
+    "architecture": (
+        "media",
+        yaml("libvirt_type: {iso_guest", "arch: aarch64\n      libvirt_type: {iso_guest"),
+        {f"values.platform.{name}" for name in ("apic", "arch", "cdrom", "gic", "keyboard", "tpm", "video")}
+        | {"values.hardware.machine", "values.firmware"},
+    ),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("what", "edit", "task", "changed"), EDITS, ids=[edit[0] for edit in EDITS])
 def test_each_input_changed_alone_is_named_and_changes_the_recipe(
     lab: Bench, what: str, edit: Callable[[Bench], object], task: str, changed: set[str]
@@ -255,6 +314,20 @@ def test_each_input_changed_alone_is_named_and_changes_the_recipe(
     lab.run("generate", "--provision")
     built = lab.run("why", "--json", task).json
     assert (built["recipe"], built["built_from"], built["changed"]) == (after["recipe"], after["recipe"], [])
+
+
+@pytest.mark.parametrize("what", KEYS)
+def test_keys_of_virtual_machines_are_inputs(lab: Bench, what: str) -> None:
+    guest, edit, changed = KEYS[what]
+    edit(lab)
+    after = lab.run("why", "--json", f"domain-xml:{guest}").json
+    assert {_stem(change["name"]) for change in after["changed"]} == changed
+
+
+def _stem(name: str) -> str:
+    """Of a value of the domain XML, the part that ``KEYS`` name."""
+    match = re.match(r"values\.(?:(?:hardware|platform)\.)?\w+", name)
+    return match[0] if match else name
 
 
 def test_the_time_in_seeds_is_an_input(lab: Bench) -> None:
@@ -298,8 +371,15 @@ def test_no_input_goes_untested(built: Bench) -> None:
         for _, task, _, _, inputs in rows(built.folder)
         for name, _ in leaves(json.loads(inputs))
     }
-    left = {each for each in there - tested - _IDENTITY if not _NETWORK.match(each[1])}
-    assert left == {("state", "content"), ("seed-iso", "source_date_epoch")}
+    keys = {name for _, _, names in KEYS.values() for name in names}
+    left = {
+        (kind, name)
+        for kind, name in there - tested - _IDENTITY
+        if not _NETWORK.match(name) and not (kind == "domain-xml" and _stem(name) in keys)
+    }
+    # devices of a host need the user's consent: tests/hostile/test_trust.py
+    consent = ("domain-xml", "values.hardware.host_devices")
+    assert left == {("state", "content"), ("seed-iso", "source_date_epoch"), consent}
 
 
 def test_moving_a_guest_changes_the_recipe_of_what_names_its_network(lab: Bench) -> None:
