@@ -134,11 +134,8 @@ def _check_existing(
 ) -> Iterator[Complaint]:
     cdrom = disk.device_type == "cdrom"
     wanted = "raw" if cdrom else disk.driver_type
-    for each in _files.image(files, (*at, "path"), disk.path, wanted, is_said=disk.driver_type == "raw"):
-        hint = each.hint or (
-            "if it is a raw disk, add driver_type: raw" if disk.driver_type is None else None
-        )
-        yield msgspec.structs.replace(each, hint=hint)
+    is_raw = disk.driver_type == "raw"
+    yield from _files.image(files, (*at, "path"), disk.path, wanted, is_said=is_raw, format_key="driver_type")
     if scaled and (cdrom or disk.readonly):
         yield Complaint(
             code="cannot-scale",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from kvmcompose.core.environment import LARGEST_FILE, parse_environment
 from kvmcompose.core.errors import Complaint, Location
 from kvmcompose.core.image_source import ImageFile
@@ -175,14 +177,27 @@ def _variables(
 
 
 def image(
-    files: ProjectFiles, at: _Path, path: str, wanted_format: str | None, *, is_said: bool = False
+    files: ProjectFiles,
+    at: _Path,
+    path: str,
+    wanted_format: str | None,
+    *,
+    is_said: bool = False,
+    format_key: str | None = None,
 ) -> Iterator[Complaint]:
-    """Yield the problems of a disk image, which may be anywhere. ``is_said``: the YAML says its format."""
+    """Yield the problems of a disk image, which may be anywhere. ``is_said``: the YAML says its format.
+
+    ``format_key`` is the key that does, None where there is none.
+    """
     kind = files.kind(path)
     if kind is not FileKind.FILE:
         yield _missing(at, path, kind, "a disk image")
     elif (flaw := files.image_flaw(path, wanted_format, is_said=is_said)) is not None:
-        yield _complaint(flaw, at)
+        complaint = _complaint(flaw, at)
+        if complaint.hint is None and wanted_format is None and format_key is not None:
+            hint = f"if it is a raw disk, add {format_key}: raw"
+            complaint = msgspec.structs.replace(complaint, hint=hint)
+        yield complaint
 
 
 def container_image(files: ProjectFiles, at: _Path, source: ImageFile) -> Iterator[Complaint]:

@@ -325,10 +325,9 @@ def _of_files(entry: FurtherDisk, at: _Path, files: ProjectFiles) -> Iterator[Co
     if entry.device == "cdrom":
         yield from _files.image(files, (*at, "path"), entry.path, "raw")
         return
+    at = (*at, "path")
     is_raw = entry.format == "raw"
-    for each in _files.image(files, (*at, "path"), entry.path, entry.format, is_said=is_raw):
-        hint = each.hint or ("if it is a raw disk, add format: raw" if entry.format is None else None)
-        yield msgspec.structs.replace(each, hint=hint)
+    yield from _files.image(files, at, entry.path, entry.format, is_said=is_raw, format_key="format")
 
 
 def _of_doubles(entries: Sequence[FurtherDisk], at: _Path) -> Iterator[Complaint]:

@@ -1,6 +1,6 @@
 """Where what is in a YAML file of the user's: its syntax is checked, and values keep their line and column.
 
-Aliases are not followed, so that no file is larger than it looks.
+Aliases are not followed, so that no file is larger than it looks; what kind of value one stands for is known.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ _STARTS = {yaml.MappingStartEvent: "mapping", yaml.SequenceStartEvent: "list"}
 _ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
 #: As in kvm-compose.yaml; libyaml takes ever longer for each level.
 _DEEPEST = 100
-_VALUES = (yaml.ScalarEvent, yaml.AliasEvent)
 
 
 class YamlPlaces(msgspec.Struct, frozen=True):
@@ -53,6 +52,7 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
     found = YamlPlaces()
     open_levels: list[_Level] = []
     aliases = 0
+    anchors: dict[str, str] = {}
     try:
         while loader.check_event():
             event = loader.get_event()
@@ -61,7 +61,7 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
             if isinstance(event, _ENDS):
                 open_levels.pop()
                 continue
-            kind = _STARTS.get(type(event)) or ("value" if isinstance(event, _VALUES) else None)
+            kind = _kind(event, anchors)
             if kind is None:
                 continue
             aliases += isinstance(event, yaml.AliasEvent)
@@ -75,13 +75,23 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
                 elif len(path) == 1 and found.root == "mapping":
                     found.keys.setdefault(str(path[0]), "value")
                     found.keys[str(path[0])] = kind
-            if kind != "value":
+            if type(event) in _STARTS:
                 _open(open_levels, _Level(path or (), kind == "list"), mark)
     except yaml.YAMLError as error:
         return YamlPlaces(flaw=_flaw(error, name))
     finally:
         loader.dispose()
     return msgspec.structs.replace(found, aliases=aliases)
+
+
+def _kind(event: Any, anchors: dict[str, str]) -> str | None:
+    """Return what kind of value begins, None for none; note its anchor. An alias is what its anchor is."""
+    if isinstance(event, yaml.AliasEvent):
+        return anchors.get(event.anchor or "", "value")
+    kind = _STARTS.get(type(event)) or ("value" if isinstance(event, yaml.ScalarEvent) else None)
+    if kind is not None and event.anchor is not None:
+        anchors[event.anchor] = kind
+    return kind
 
 
 def _open(levels: list[_Level], level: _Level, mark: Any) -> None:

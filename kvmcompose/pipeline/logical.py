@@ -89,7 +89,7 @@ class Documents:
         What is wrong in another file or in the defaults is said once, however many machines have it.
         """
         seen: set[tuple[Location, str]] = set()
-        #: The machines that inherit what is wrong, by problem; others are told apart by their number.
+        #: For each problem, the machines that inherit it; those that none inherits are numbered, to keep all.
         found: dict[tuple[Problem, int | None], list[str]] = {}
         for number, complaint in enumerate(complaints):
             if complaint.location is not None:

@@ -85,6 +85,8 @@ def test_a_pipe_and_a_large_file_are_refused(tmp_path: Path) -> None:
         ("#cloud-config\n" + "a: &a [x, x]\n" + "b: [*a, *a, *a, *a, *a, *a, *a, *a, *a, *a, *a]\n", None),
         ("#cloud-config\n" + "[" * 100_000, "nested deeper than 100 levels"),
         ("#cloud-config\nusers: {}\n", "'users' is no list"),
+        ("#cloud-config\nx: &x [date]\nruncmd: *x\n", None),
+        ("#cloud-config\nx: &x {}\nusers: *x\n", "'users' is no list"),
         ("hello\n", "of no format that cloud-init knows"),
         ("#cloud-config\n- a\n", "no mapping at its top"),
         ("\x1f\x8b\x08nonsense", "gzip"),
