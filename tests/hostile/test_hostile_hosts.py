@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+from memory import MIB, growth_below
 
 from kvmcompose.core.model import Host
 from kvmcompose.hosts import command as machine_module
@@ -26,17 +26,11 @@ from kvmcompose.providers.guest import connection as guest_connection
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
 
-_MIB = 1 << 20
-#: What a test may add to the most memory that this process has had, in MiB.
+#: What a test may take, in MiB.
 _GROWTH = 64
 _PID = b"kvm-compose: 4242\n"
 
 Talk = Callable[["asyncssh.SSHServerProcess[bytes]"], Awaitable[None]]
-
-
-def peak() -> int:
-    """The most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 class _Anybody(asyncssh.SSHServer):
@@ -95,14 +89,14 @@ class Programs:
 async def _print_for_ever(process: asyncssh.SSHServerProcess[bytes]) -> None:
     process.stderr.write(_PID)
     while True:
-        process.stdout.write(b"x" * _MIB)
+        process.stdout.write(b"x" * MIB)
         await process.stdout.drain()
 
 
 def test_a_program_of_another_host_that_prints_without_end_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine_module, "MOST_OUTPUT", 4 * _MIB)
+    monkeypatch.setattr(machine_module, "MOST_OUTPUT", 4 * MIB)
     programs = Programs(_print_for_ever)
 
     async def run() -> None:
@@ -110,11 +104,11 @@ def test_a_program_of_another_host_that_prints_without_end_is_ended(
             with pytest.raises(DriverError, match="yes printed more than 4 MiB on two and was killed"):
                 await machine.run(["yes"], seconds=60)
 
-    before, started = peak(), time.monotonic()
-    asyncio.run(run())
+    started = time.monotonic()
+    with growth_below(_GROWTH):
+        asyncio.run(run())
     assert programs.killed == ["env kill -TERM -- -4242"]
     assert time.monotonic() - started < 20
-    assert peak() - before < _GROWTH
 
 
 def test_of_what_it_complains_about_the_last_is_kept(tmp_path: Path) -> None:
@@ -124,7 +118,7 @@ def test_of_what_it_complains_about_the_last_is_kept(tmp_path: Path) -> None:
         await asyncio.sleep(0.05)
         process.stderr.write(_PID[9:])
         for _ in range(100):
-            process.stderr.write(b"x" * _MIB)
+            process.stderr.write(b"x" * MIB)
             await process.stderr.drain()
         process.stderr.write(b"\nthe last\n")
         process.stdout.write(b"printed\n")
@@ -134,11 +128,10 @@ def test_of_what_it_complains_about_the_last_is_kept(tmp_path: Path) -> None:
         async with other_host(tmp_path, Programs(complain)) as machine:
             done = await machine.run(["true"], check=False)
             assert (done.status, done.stdout, done.complaint) == (3, b"printed\n", "the last")
-            assert len(done.stderr) < _MIB
+            assert len(done.stderr) < MIB
 
-    before = peak()
-    asyncio.run(run())
-    assert peak() - before < _GROWTH
+    with growth_below(_GROWTH):
+        asyncio.run(run())
 
 
 def test_what_is_given_and_printed_is_whole(tmp_path: Path) -> None:
@@ -223,7 +216,7 @@ async def refused(folder: Path, port: int, key: asyncssh.SSHKey, what: str) -> N
 
 async def _no_end(writer: asyncio.StreamWriter) -> None:
     while True:
-        writer.write(b"x" * _MIB)
+        writer.write(b"x" * MIB)
         await writer.drain()
 
 
@@ -273,9 +266,8 @@ def test_who_talks_before_the_login_is_cut_off(
         await refused(tmp_path, port, asyncssh.generate_private_key("ssh-ed25519"), what)
         server.close()
 
-    before = peak()
-    asyncio.run(run())
-    assert peak() - before < _GROWTH
+    with growth_below(_GROWTH):
+        asyncio.run(run())
 
 
 class _Greets(asyncssh.SSHServer):
@@ -310,16 +302,15 @@ def test_who_does_not_go_on_is_given_up(kind: type[asyncssh.SSHServer], what: st
         await refused(tmp_path, server.get_port(), key, what)
         server.close()
 
-    before = peak()
-    asyncio.run(run())
-    assert peak() - before < _GROWTH
+    with growth_below(_GROWTH):
+        asyncio.run(run())
 
 
 def test_what_is_sent_is_not_kept_for_who_does_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says that it takes a gigabyte, and takes nothing."""
-    monkeypatch.setattr(ssh, "MOST_UNSENT", _MIB)
+    monkeypatch.setattr(ssh, "MOST_UNSENT", MIB)
 
     async def deaf(process: asyncssh.SSHServerProcess[bytes]) -> None:
         transport = process.channel.get_connection()._transport
@@ -333,7 +324,7 @@ def test_what_is_sent_is_not_kept_for_who_does_not_read(
     async def run() -> None:
         async with other_host(tmp_path, Programs(deaf), window=1 << 30) as machine:
             with pytest.raises(DriverError, match=r"the connection to two .* was lost"):
-                await machine.run(["cat"], stdin=bytes(24 * _MIB), seconds=60)
+                await machine.run(["cat"], stdin=bytes(24 * MIB), seconds=60)
 
     started = time.monotonic()
     asyncio.run(run())
