@@ -136,8 +136,7 @@ class FolderFiles:
         """Return the architecture of an image of the catalogue."""
         return self._archs.get(name)
 
-    def cloud_config_errors(self, data: bytes) -> tuple[tuple[str, str], ...]:
-        """Return what cloud-init says is wrong with a cloud-config, where it is installed."""
+    def cloud_config_errors(self, data: bytes) -> Iterable[tuple[tuple[str | int, ...], str]]:
         return self._cloud_config.errors(data)
 
     def image_names(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -81,10 +81,10 @@ class ProjectFiles(Protocol):
     def image_arch(self, name: str) -> str | None:
         """Return the architecture of an image, in libvirt's words; None if the catalogue has none of it."""
 
-    def cloud_config_errors(self, data: bytes) -> Sequence[tuple[str, str]]:
-        """Return what cloud-init says is wrong with a cloud-config: paths (``users.0.name``) and messages.
+    def cloud_config_errors(self, data: bytes) -> Iterable[tuple[tuple[str | int, ...], str]]:
+        """Return which values of a cloud-config the schema of cloud-init does not permit: paths and messages.
 
-        Nothing is, where cloud-init is not installed.
+        There are none where cloud-init is not installed.
         """
 
     def image_names(self) -> tuple[str, ...]:

@@ -36,8 +36,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _LISTS = ("users", "bootcmd", "runcmd")
 #: Short keys: cloudbase-init has other names, or none, for what they are translated to.
 _NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
-#: With more, a file may be a bomb, which cloud-init would expand.
-_MOST_ALIASES = 10
+#: With more of them, a file is not checked by the schema: it may be a bomb, or takes long.
+_MOST_ALIASES, _MOST_VALUES = 10, 20_000
 _FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
 #: All files of a section together, in bytes: user-data is read into the guest's memory several times.
 MOST = 8 * 2**20
@@ -255,17 +255,18 @@ class _Data(msgspec.Struct, frozen=True):
             yield from self._of_keys(found) or self._of_schema(found, data)
 
     def _of_schema(self, found: YamlPlaces, data: bytes) -> Iterator[Complaint]:
-        """Yield what cloud-init says: warnings, as the guest's may be of another version."""
-        if self.key == NETWORK_CONFIG or self.os == "windows" or found.aliases > _MOST_ALIASES:
+        """Yield what cloud-init's schema says: warnings, as the guest's may be of another version."""
+        if self.key == NETWORK_CONFIG or self.os == "windows":
+            return
+        if found.aliases > _MOST_ALIASES or len(found.places) > _MOST_VALUES:
             return
         for path, message in self.files.cloud_config_errors(data):
-            steps = tuple(int(step) if step.isdecimal() else step for step in path.split("."))
             yield Complaint(
                 code="cloud-config-schema",
-                path=(*self.at, *steps) if self.file is None else self.at,
-                message=f"by cloud-init's schema, {path}: {message}",
+                path=(*self.at, *path) if self.file is None else self.at,
+                message=f"by cloud-init's schema, {'.'.join(map(str, path)) or 'it'}: {message}",
                 severity=Severity.WARNING,
-                location=found.near(steps) if self.file is not None else None,
+                location=found.near(path) if self.file is not None else None,
             )
 
     def _of_keys(self, found: YamlPlaces) -> list[Complaint]:

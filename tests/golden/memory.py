@@ -83,7 +83,7 @@ class MemoryFiles:
     def image_arch(self, name: str) -> str | None:
         return "x86_64" if name in self.images else None
 
-    def cloud_config_errors(self, data: bytes) -> tuple[tuple[str, str], ...]:
+    def cloud_config_errors(self, data: bytes) -> tuple[tuple[tuple[str | int, ...], str], ...]:
         return ()
 
     def image_names(self) -> tuple[str, ...]:

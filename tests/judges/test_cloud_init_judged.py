@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from golden.bench import Bench
+from kvmcompose.build.cloud_config import CloudConfigSchema
 from kvmcompose.render.cloud_init import CloudInitValues, user_data
 
 #: Prints the cloud-config that remains of user-data, and the scripts in it, as cloud-init consumes them.
@@ -141,6 +143,22 @@ def test_user_data_of_every_format_is_what_it_was_alone(tmp_path: Path, kind: st
     assert found["config"].get("packages") == packages.get(kind)
     scripts = [text.replace("\r\n", "\n").strip() for text in found["scripts"].values()]
     assert scripts == (["#!/bin/sh\necho größe"] if kind == "script" else [mime_script()] * ("mime" in kind))
+
+
+def test_its_schema_is_found_and_read_as_it_reads_it(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text(
+        "#cloud-config\nntp: {servers: x}\npackages: [x, [a, b, c]]\nusers: [{name: a, shell: 3}]\n"
+        "write_files: [{path: /x, permissions: 644}]\nexpire: 1\n"
+    )
+    program = shutil.which("cloud-init")
+    assert program is not None
+    argv = [program, "schema", "--config-file", wrong]
+    done = subprocess.run(argv, capture_output=True, check=False, text=True)
+    (said,) = (line for line in (done.stdout + done.stderr).splitlines() if "schema errors: " in line)
+    paths = [".".join(map(str, path)) for path, _ in CloudConfigSchema().errors(wrong.read_bytes())]
+    assert paths == re.findall(r"(?:errors:|,) ([\w.]+): ", said)
+    assert len(paths) == 4
 
 
 def mime_script() -> str:
