@@ -111,7 +111,7 @@ class Project:
             self.folder,
             self._digests,
             allowed,
-            (*catalogue.names(), *(image.name for image in store.list())),
+            sorted({*catalogue.names(), *(image.name for image in store.list())}),
             default_keys().ssh_public_key_location,
             catalogue.archs(),
         )

@@ -88,4 +88,4 @@ class ProjectFiles(Protocol):
         """
 
     def image_names(self) -> tuple[str, ...]:
-        """Return the names that a ``cloud_image`` may have: of the catalogue, and added by the user."""
+        """Return the names that a ``cloud_image`` may have, sorted."""

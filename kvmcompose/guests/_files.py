@@ -236,7 +236,7 @@ def catalogue_image(files: ProjectFiles, at: _Path, name: str) -> Iterator[Compl
             code="unknown-image",
             path=at,
             message=f"there is no cloud image {name!r}",
-            wanted=f"one of: {', '.join(sorted(known))}",
+            wanted=f"one of: {', '.join(known)}",
             hint=f"did you mean {near[0]!r}?"
             if near
             else f"kvm-compose cloud-images add {name} FILE adds a local file under that name",
