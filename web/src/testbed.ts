@@ -10,7 +10,6 @@ import type {
   GuestStatus,
   LogLine,
   ProblemDetails,
-  ResourceEvent,
   Step,
   StepEvent,
 } from "./types";
@@ -34,6 +33,8 @@ const MOST_ACTIONS = 20;
 const MOST_CHANGES = 50;
 /** How long events are applied before the browser may paint, in milliseconds. */
 const SLICE_MS = 12;
+/** How often new events are applied: what follows at once is collected, as each time costs a look at all. */
+const COLLECT_MS = 100;
 /** How often events are applied while nobody sees the page, in milliseconds. */
 const HIDDEN_MS = 1000;
 
@@ -59,7 +60,6 @@ export interface ActionLog {
   /** The newest lines, without `droppedLines` older ones. */
   readonly lines: readonly LogLine[];
   readonly droppedLines: number;
-  readonly resources: readonly ResourceEvent[];
 }
 
 class Growing implements ActionLog {
@@ -69,7 +69,6 @@ class Growing implements ActionLog {
   readonly steps = new Map<number, NumberedStep>();
   lines: LogLine[] = [];
   droppedLines = 0;
-  resources: ResourceEvent[] = [];
 
   constructor(uuid: string) {
     this.uuid = uuid;
@@ -113,6 +112,8 @@ export class Testbed {
   readonly #waiting: string[] = [];
   #next = 0;
   #scheduled = false;
+  /** When events were applied last, in milliseconds. */
+  #applied = 0;
   #after: number | null = null;
   readonly #stop: () => void;
 
@@ -158,12 +159,14 @@ export class Testbed {
 
   #receive(data: string): void {
     this.#waiting.push(data);
-    if (!this.#scheduled) this.#schedule();
+    if (!this.#scheduled) this.#schedule(this.#applied + COLLECT_MS - performance.now());
   }
 
-  #schedule(): void {
+  /** Apply events in the next frame, after so many milliseconds. */
+  #schedule(wait = 0): void {
     this.#scheduled = true;
     if (document.visibilityState === "hidden") setTimeout(() => this.#applySome(), HIDDEN_MS);
+    else if (wait > 0) setTimeout(() => this.#schedule(), wait);
     else requestAnimationFrame(() => this.#applySome());
   }
 
@@ -181,6 +184,7 @@ export class Testbed {
     } else {
       this.#waiting.length = 0;
       this.#next = 0;
+      this.#applied = performance.now();
     }
   }
 
@@ -215,9 +219,6 @@ export class Testbed {
         break;
       case "line":
         this.#line(event.action, event.line);
-        break;
-      case "resource":
-        this.#resource(event);
         break;
     }
   }
@@ -298,12 +299,6 @@ export class Testbed {
   #line(uuid: string, line: LogLine): void {
     const log = this.#action(uuid);
     log.add(line);
-    log.version.value++;
-  }
-
-  #resource(event: ResourceEvent): void {
-    const log = this.#action(event.action);
-    log.resources = [...log.resources, event].slice(-MOST_LINES);
     log.version.value++;
   }
 }

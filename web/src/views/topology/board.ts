@@ -3,7 +3,7 @@
 import type { Mark } from "../../marks";
 
 /** Above so many changes in one frame none of them is highlighted: the picture as a whole changes. */
-const MOST_HIGHLIGHTS = 60;
+const MOST_HIGHLIGHTS = 20;
 const HIGHLIGHT_MS = 1600;
 /** Above so many cards that move they do so without a transition. */
 const MOST_MOVES = 150;
@@ -187,8 +187,10 @@ export class Board {
     for (const name of this.#dirty) {
       const card = this.#index.cards.get(name);
       const isNew = card?.mark === null;
-      if (card !== undefined && draw(card, this.#wanted.get(name) ?? null) && highlight && !isNew)
-        changed.push(card.group);
+      const tone = card?.mark?.tone;
+      // a stack counts all the time what its guests do
+      if (card === undefined || !draw(card, this.#wanted.get(name) ?? null)) continue;
+      if (highlight && !isNew && card.mark?.tone !== tone) changed.push(card.group);
     }
     this.#dirty.clear();
     if (changed.length <= MOST_HIGHLIGHTS) for (const group of changed) flash(group);
