@@ -23,8 +23,9 @@ of guests. `up`, `logs -f` and `status --watch` show this stream.
 
 Each text message is one event as a JSON object. `event` names its type, `number` its place in the stream. The
 events of a deployment are numbered in order, across actions and restarts of the server. Times are in RFC 3339
-format, UTC. The server describes the stream in `/asyncapi.json` ([as a file](asyncapi.json)), and the rest of
-the API in `/openapi.json`, both with the types as JSON Schema.
+format, UTC. The server describes the stream and its other WebSockets, such as consoles and screens of guests,
+in `/asyncapi.json` ([as a file](asyncapi.json)), and the rest of the API in `/openapi.json`, both with the
+types as JSON Schema.
 
 - `after=N`: only events after number N, first those that are stored, then new ones. `after=0` begins with the
   oldest. Without it, the stream begins with the [current state](#current) and continues with new events.

@@ -1,7 +1,11 @@
-"""The AsyncAPI 3.0 document of the stream of events; its schemas are those of the OpenAPI document."""
+"""The AsyncAPI 3.0 document of all WebSockets; its schemas are those of the OpenAPI document."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, get_args
 
 import msgspec
@@ -9,6 +13,8 @@ import msgspec
 from kvmcompose import __version__
 from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.core.deployment_event import DeploymentEvent
+from kvmcompose.server.api import routes
+from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
 from kvmcompose.server.api.openapi import COMPONENTS
 from kvmcompose.server.api.streaming import MAX_SEQUENCE
 
@@ -16,81 +22,189 @@ Json = dict[str, Any]
 
 _SCHEMA_FORMAT = "application/schema+json;version=draft-07"
 _DESCRIPTION = """\
-The events of a deployment, as a WebSocket: each text message is one event as JSON. Stored events come first,
-then new ones. After a lost connection, connect again with the number of the last event as `after`: no event
+What a server sends and takes over WebSockets: the events of a deployment, the log and the input of an action,
+the console and the screen of a guest, and a connection to its SSH server.
+A WebSocket is refused by an HTTP response with problem details. It is closed with 1008 when the token or
+session is no longer valid, or when the client sends what it must not.
+`/openapi.json` describes the rest of the API, and who may use it.
+"""
+_EVENTS = """\
+The events of one deployment: each text message is one event as JSON. Stored events come first, then new ones.
+After a lost connection, connect again with the number of the last event as `after`: no event
 is lost, and none comes twice. The server closes the stream with 1000 when the action has ended or the
 deployment was removed, with 1001 when it stops. Clients send nothing, and ignore events of types that they do
 not know.
-`/openapi.json` describes the rest of the API, and who may use it.
 """
-_QUERY: Json = {
-    "type": "object",
-    "properties": {
-        "after": {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_SEQUENCE,
-            "description": "Only events after this number. Without it, the current state and what follows.",
+_AFTER: Json = {"type": "integer", "minimum": 0, "maximum": MAX_SEQUENCE}
+_FLAG: Json = {"type": "boolean", "default": False}
+_PARAMETERS = MappingProxyType(
+    {
+        "name": f"The deployment: {PROJECT_PATTERN}",
+        "uuid": "The UUID of the action.",
+        "guest": "The name of the guest.",
+    }
+)
+#: Messages that are no objects: the bytes of a stream, and how many of them were taken.
+_BYTES, _TAKEN = "Bytes", "Taken"
+_PLAIN = MappingProxyType(
+    {
+        _BYTES: {
+            "name": "bytes",
+            "title": _BYTES,
+            "summary": "A binary message: the next bytes.",
+            "contentType": "application/octet-stream",
+            "payload": {"type": "string", "format": "binary"},
         },
-        "action": {
-            "type": "string",
-            "format": "uuid",
-            "description": "Only events of this action, until it ends.",
+        _TAKEN: {
+            "name": "taken",
+            "title": _TAKEN,
+            "summary": "A text message: how many bytes were taken so far, as a decimal number.",
+            "contentType": "text/plain",
+            "payload": {"type": "integer", "minimum": 0},
         },
-        "status": {
-            "type": "boolean",
-            "default": False,
-            "description": "Also the live status, every few seconds. Excludes action.",
-        },
-    },
-}
+    }
+)
+
+
+class _Socket(msgspec.Struct, frozen=True):
+    """A WebSocket: its address below that of the deployment, what it is, its query, and its messages."""
+
+    address: str
+    description: str
+    query: Mapping[str, Json] = MappingProxyType({})
+    sent: tuple[str, ...] = ()
+    received: tuple[str, ...] = ()
+
+
+def _said(handler: Callable[..., object]) -> str:
+    """Return what the OpenAPI document says of a WebSocket."""
+    return inspect.cleandoc(handler.__doc__ or "")
+
+
+_SOCKETS = MappingProxyType(
+    {
+        "events": _Socket(
+            "/events",
+            _EVENTS,
+            {
+                "after": {
+                    **_AFTER,
+                    "description": "Only events after this number; "
+                    "without it, the current state and what follows.",
+                },
+                "action": {
+                    "type": "string",
+                    "format": "uuid",
+                    "description": "Only events of this action, until it ends.",
+                },
+                "status": {
+                    **_FLAG,
+                    "description": "Also the live status, every few seconds. Excludes `action`.",
+                },
+            },
+            sent=tuple(kind.__name__ for kind in get_args(DeploymentEvent)),
+        ),
+        "log": _Socket(
+            "/actions/{uuid}/logs",
+            _said(routes.get_log),
+            {"after": {**_AFTER, "default": 0, "description": "Only lines after this one."}},
+            sent=("LogLine",),
+        ),
+        "input": _Socket(
+            "/actions/{uuid}/input", _said(routes.get_input), sent=(_TAKEN,), received=(_BYTES,)
+        ),
+        "console": _Socket(
+            "/guests/{guest}/console",
+            _said(routes.get_guest_console),
+            {
+                "force": {**_FLAG, "description": "Take the console from another user."},
+                "watch": {**_FLAG, "description": "Only what the guest prints; any number of clients may."},
+                "window": {
+                    "type": "integer",
+                    "minimum": LEAST_WINDOW,
+                    "maximum": MOST_WINDOW,
+                    "description": "Send at most so many bytes more than the client has taken, "
+                    "which it reports.",
+                },
+            },
+            sent=("ConsoleOpened", _BYTES),
+            received=(_BYTES, _TAKEN),
+        ),
+        "screen": _Socket(
+            "/guests/{guest}/screen", _said(routes.get_screen), sent=(_BYTES,), received=(_BYTES,)
+        ),
+        "ssh": _Socket("/guests/{guest}/ssh", _said(routes.get_ssh), sent=(_BYTES,), received=(_BYTES,)),
+    }
+)
 
 
 def document() -> Json:
     """Return the document."""
-    names = [kind.__name__ for kind in get_args(DeploymentEvent)]
+    used = dict.fromkeys(name for each in _SOCKETS.values() for name in (*each.sent, *each.received))
+    operations = {
+        (f"{name}.{action}"): {
+            "action": action,
+            "channel": {"$ref": f"#/channels/{name}"},
+            "summary": f"The server {verb} messages.",
+            "messages": [{"$ref": f"#/channels/{name}/messages/{each}"} for each in messages],
+        }
+        for name, socket in _SOCKETS.items()
+        for action, verb, messages in (
+            ("send", "sends", socket.sent),
+            ("receive", "takes", socket.received),
+        )
+        if messages
+    }
     return {
         "asyncapi": "3.0.0",
         "info": {
-            "title": "kvm-compose server: events",
+            "title": "kvm-compose server: WebSockets",
             "version": __version__,
             "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {
-            "events": {
-                "address": "/api/deployments/{name}/events",
-                "description": "The events of one deployment.",
-                "parameters": {"name": {"description": f"The deployment: {PROJECT_PATTERN}"}},
-                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
-                "bindings": {"ws": {"method": "GET", "query": _QUERY, "bindingVersion": "0.1.0"}},
-            }
-        },
-        "operations": {
-            "follow": {
-                "action": "send",
-                "channel": {"$ref": "#/channels/events"},
-                "summary": "The server sends events as they happen.",
-            }
-        },
+        "channels": {name: _channel(socket) for name, socket in _SOCKETS.items()},
+        "operations": operations,
         "components": {
-            "messages": {kind.__name__: _message(kind) for kind in get_args(DeploymentEvent)},
-            "schemas": _needed(names),
+            "messages": {name: _message(name) for name in used},
+            "schemas": _needed([name for name in used if name not in _PLAIN]),
         },
     }
 
 
-def _message(kind: type[msgspec.Struct]) -> Json:
-    schema = COMPONENTS[kind.__name__]
+def _channel(socket: _Socket) -> Json:
+    address = f"/api/deployments/{{name}}{socket.address}"
+    query = {"type": "object", "properties": dict(socket.query), "additionalProperties": False}
     return {
-        "name": kind.__struct_config__.tag,
-        "title": kind.__name__,
-        "summary": schema["description"],
+        "address": address,
+        "description": socket.description,
+        "parameters": {
+            name: {"description": _PARAMETERS[name]} for name in re.findall(r"{([a-z]+)}", address)
+        },
+        "messages": {
+            name: {"$ref": f"#/components/messages/{name}"}
+            for name in dict.fromkeys((*socket.sent, *socket.received))
+        },
+        "bindings": {"ws": {"method": "GET", "query": query, "bindingVersion": "0.1.0"}},
+    }
+
+
+#: What events are called in their messages.
+_TAGS = {kind.__name__: kind.__struct_config__.tag for kind in get_args(DeploymentEvent)}
+
+
+def _message(name: str) -> Json:
+    if name in _PLAIN:
+        return dict(_PLAIN[name])
+    return {
+        "name": _TAGS.get(name, name),
+        "title": name,
+        "summary": COMPONENTS[name]["description"],
         "contentType": "application/json",
         "payload": {
             "schemaFormat": _SCHEMA_FORMAT,
-            "schema": {"$ref": f"#/components/schemas/{kind.__name__}"},
+            "schema": {"$ref": f"#/components/schemas/{name}"},
         },
     }
 
