@@ -19,7 +19,6 @@ function log(command: string, options: Record<string, unknown>, steps: Partial<N
     steps: new Map(numbered),
     lines: [],
     droppedLines: 0,
-    resources: [],
   };
 }
 
