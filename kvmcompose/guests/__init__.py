@@ -8,6 +8,7 @@ A module implements a *kind* of guest and offers:
 ``expand(machine)``               the guests that a machine defines
 ``check(machine, files)``         the problems that a schema cannot express, with paths in the machine
 ``complete(guest, files)``        the guest with data from its files, such as a digest; optional
+``check_interfaces(…)``           the problems that only a guest's names and addresses show; optional
 ``artefacts(guest, shared)``      the files to make for one guest
 ``deployable(guest, shared)``     how to run it, from the state as read back; None, or left out, for a kind
                                   that cannot run
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Protocol, cast
 
@@ -39,7 +40,7 @@ from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.core.privilege import Privilege
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.resource import Resource
-from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.core.state import GuestState, Interface, Shared
 
 
 class GuestKind(Protocol):
@@ -59,6 +60,11 @@ class GuestKind(Protocol):
 
     def complete(self, guest: Guest, files: ProjectFiles) -> Guest:
         """Return a guest of a machine of this kind, with data from its files."""
+
+    def check_interfaces(
+        self, guest: Guest, interfaces: Sequence[Interface], files: ProjectFiles
+    ) -> Iterable[Complaint]:
+        """Yield the problems that a guest's interfaces show, with paths in the YAML."""
 
     def can_be_entered(self, guest: Guest) -> bool:
         """Return whether commands can run in the guest."""
@@ -97,6 +103,7 @@ def guest_kind(name: str) -> GuestKind:
         "SECTION": name,
         "HAS_DHCP_CLIENT": True,
         "complete": _complete,
+        "check_interfaces": _no_complaints,
         "can_be_entered": _yes,
         "deployable": _cannot_run,
         "resources": _no_resources,
@@ -108,6 +115,13 @@ def guest_kind(name: str) -> GuestKind:
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:
     """Return the guest unchanged: the default for a kind without ``complete``."""
     return guest
+
+
+def _no_complaints(
+    _guest: Guest, _interfaces: Sequence[Interface], _files: ProjectFiles
+) -> tuple[Complaint, ...]:
+    """Return no problems: the default for a kind without ``check_interfaces``."""
+    return ()
 
 
 def _yes(_guest: Guest) -> bool:

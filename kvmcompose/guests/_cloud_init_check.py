@@ -14,7 +14,7 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.public_keys import parse_public_keys
 from kvmcompose.guests import _files
 from kvmcompose.guests._cloud_init import LARGEST, CloudInit
-from kvmcompose.guests._yaml_places import YamlPlaces, yaml_places
+from kvmcompose.guests._yaml_places import MOST_ALIASES, YamlPlaces, yaml_places
 from kvmcompose.render.cloud_init import (
     CLOUD_CONFIG,
     CLOUD_CONFIG_TYPE,
@@ -36,8 +36,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _LISTS = ("users", "bootcmd", "runcmd")
 #: Short keys: cloudbase-init has other names, or none, for what they are translated to.
 _NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
-#: With more of them, a file is not checked by the schema: it may be a bomb, or takes long.
-_MOST_ALIASES, _MOST_VALUES = 10, 20_000
+#: With more, a file is not checked by the schema, which would take long.
+_MOST_VALUES = 20_000
 _FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
 #: All files of a section together, in bytes: user-data is read into the guest's memory several times.
 MOST = 8 * 2**20
@@ -258,7 +258,7 @@ class _Data(msgspec.Struct, frozen=True):
         """Yield what cloud-init's schema says: warnings, as the guest's may be of another version."""
         if self.key == NETWORK_CONFIG or self.os == "windows":
             return
-        if found.aliases > _MOST_ALIASES or len(found.places) > _MOST_VALUES:
+        if found.aliases > MOST_ALIASES or len(found.places) > _MOST_VALUES:
             return
         for path, message in self.files.cloud_config_errors(data):
             yield Complaint(

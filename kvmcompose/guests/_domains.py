@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from kvmcompose.core.artefact import IMAGES, Artefact, BaseImage, LinkTo, Literal, Policy
 from kvmcompose.core.deployable import DomainGuest
+from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Guest
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
-from kvmcompose.core.state import GuestState, Shared
+from kvmcompose.core.project import ProjectFiles
+from kvmcompose.core.state import GuestState, Interface, Shared
 from kvmcompose.guests._cloud_init import StoredCloudInit
 from kvmcompose.guests._disks import LibvirtType, media_path
 from kvmcompose.guests._firmware import USUAL_ARCH, nvram_path
@@ -24,8 +26,10 @@ from kvmcompose.guests._further_disks import (
 )
 from kvmcompose.guests._installation import answer_files, installation_artefacts, installation_media
 from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
+from kvmcompose.guests._network_config import check_addresses
 from kvmcompose.guests._ready import ReadyKey, ready
 from kvmcompose.guests._shares import Share, filesystems, mount_commands, mounts
+from kvmcompose.render.cloud_init import NETWORK_CONFIG
 from kvmcompose.render.domain import domain_xml
 from kvmcompose.render.platform import cdrom_bus
 from kvmcompose.render.seed import script_paths, seed_iso
@@ -153,6 +157,14 @@ def can_be_entered(guest: Guest) -> bool:
     definition: DomainSection = guest.definition
     wanted = ready(definition.ready)
     return _has_cloud_init(definition) or (wanted is not None and wanted.agent)
+
+
+def check_interfaces(
+    guest: Guest, interfaces: Sequence[Interface], files: ProjectFiles
+) -> Iterator[Complaint]:
+    """Yield warnings where a network configuration of the user's has other addresses than the testbed."""
+    at = ("machines", guest.machine.index, guest.machine.kind, "cloud_init", NETWORK_CONFIG)
+    yield from check_addresses(guest.definition.cloud_init, guest.name, interfaces, at, files)
 
 
 def says_when_ready(guest: Guest) -> bool:

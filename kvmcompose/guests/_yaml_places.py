@@ -1,27 +1,35 @@
-"""Where what is in a YAML file of the user's: its syntax is checked, and values keep their line and column.
+"""What is where in a YAML file of the user's, as cloud-init reads it, which uses PyYAML: with merge keys.
 
-Aliases are not followed, so that no file is larger than it looks; what kind of value one stands for is known.
+Aliases are not followed, so that no file is larger than it looks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import yaml
+from yaml.composer import Composer, ComposerError
 
 from kvmcompose.core.errors import Location
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_STARTS = {yaml.MappingStartEvent: "mapping", yaml.SequenceStartEvent: "list"}
-_ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+_KINDS = {yaml.MappingNode: "mapping", yaml.SequenceNode: "list", yaml.ScalarNode: "value"}
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+#: What is read by cloud-init: the tags of PyYAML's SafeLoader, and one of its own.
+_TAGS = frozenset({*filter(None, _LOADER.yaml_constructors), f"{_TAG}python/unicode", _MERGE, f"{_TAG}value"})
 #: As in kvm-compose.yaml; libyaml takes ever longer for each level.
 _DEEPEST = 100
+#: With more, a file may be a bomb, which whoever expands them would set off.
+MOST_ALIASES = 10
 
 
 class YamlPlaces(msgspec.Struct, frozen=True):
-    """The values of a YAML document by their paths; ``root`` and ``keys`` (at its top) are of these kinds:
-    ``mapping``, ``list``, ``value``. ``flaw`` is what is wrong with the syntax, at its location.
+    """The values of a YAML document by their paths; ``root`` and ``keys`` (at its top, merged ones included)
+    are of these kinds: ``mapping``, ``list``, ``value``. ``flaw`` is what is wrong with the syntax, at its
+    location.
     """
 
     root: str = ""
@@ -37,83 +45,133 @@ class YamlPlaces(msgspec.Struct, frozen=True):
         return self.places.get(path)
 
 
-class _Level(msgspec.Struct):
-    """A mapping or list that is open. ``key`` is that of a mapping whose value comes next."""
+class _Loader(Composer, _LOADER):  # type: ignore[misc, valid-type]
+    """libyaml's parser with a composer that has a limit of levels.
 
-    path: tuple[str | int, ...]
-    is_list: bool
-    count: int = 0
-    key: str | None = None
+    Numbers and times remain text: no conversion of theirs takes long, or fails.
+    """
+
+    yaml_constructors = _LOADER.yaml_constructors | {
+        f"{_TAG}{name}": _LOADER.construct_yaml_str
+        for name in ("int", "float", "timestamp", "binary", "python/unicode")
+    }
+
+    def __init__(self, text: str) -> None:
+        _LOADER.__init__(self, text)
+        Composer.__init__(self)
+        self.depth = self.aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Return the next node. Raises MarkedYAMLError for one that is too deep."""
+        self.aliases += self.check_event(yaml.AliasEvent)
+        if self.depth > _DEEPEST:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=mark)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def yaml_places(text: str, name: str) -> YamlPlaces:
-    """Return what is in the first document of a text, which is in the file called ``name``."""
-    loader: Any = _LOADER(text)
-    found = YamlPlaces()
-    open_levels: list[_Level] = []
-    aliases = 0
-    anchors: dict[str, str] = {}
+    """Return what is in a text of one document, which is in the file called ``name``."""
+    loader = _Loader(text)
     try:
-        while loader.check_event():
-            event = loader.get_event()
-            if isinstance(event, yaml.DocumentEndEvent):
-                break
-            if isinstance(event, _ENDS):
-                open_levels.pop()
-                continue
-            kind = _kind(event, anchors)
-            if kind is None:
-                continue
-            aliases += isinstance(event, yaml.AliasEvent)
-            mark = event.start_mark
-            path = _path(open_levels[-1], event) if open_levels else ()
-            if path is not None:
-                # keys come first, and are what a reader looks for
-                found.places.setdefault(path, Location(name, mark.line + 1, mark.column + 1))
-                if not open_levels:
-                    found = msgspec.structs.replace(found, root=kind)
-                elif len(path) == 1 and found.root == "mapping":
-                    found.keys.setdefault(str(path[0]), "value")
-                    found.keys[str(path[0])] = kind
-            if type(event) in _STARTS:
-                _open(open_levels, _Level(path or (), kind == "list"), mark)
+        root = loader.get_single_node()
+        places = {path: _location(name, node.start_mark) for path, node in _nodes(root)}
+        keys = {}
+        for key, value in _entries(root):
+            keys[key.value] = _KINDS[type(value)]
+            places.setdefault((key.value,), _location(name, key.start_mark))
     except yaml.YAMLError as error:
         return YamlPlaces(flaw=_flaw(error, name))
     finally:
         loader.dispose()
-    return msgspec.structs.replace(found, aliases=aliases)
+    return YamlPlaces(_KINDS.get(type(root), ""), keys, places, aliases=loader.aliases)
 
 
-def _kind(event: Any, anchors: dict[str, str]) -> str | None:
-    """Return what kind of value begins, None for none; note its anchor. An alias is what its anchor is."""
-    if isinstance(event, yaml.AliasEvent):
-        return anchors.get(event.anchor or "", "value")
-    kind = _STARTS.get(type(event)) or ("value" if isinstance(event, yaml.ScalarEvent) else None)
-    if kind is not None and event.anchor is not None:
-        anchors[event.anchor] = kind
-    return kind
+def yaml_value(text: str) -> Any:
+    """Return what a text without flaws contains; numbers and times are text. Aliases are expanded: a caller
+    limits their number. Raises ValueError where PyYAML does not build it.
+    """
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    finally:
+        loader.dispose()
 
 
-def _open(levels: list[_Level], level: _Level, mark: Any) -> None:
-    if len(levels) == _DEEPEST:
-        raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=mark)
-    levels.append(level)
+def _nodes(root: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Yield the values below a node by their paths, each once; in place of a mapping's values, their keys.
+
+    Raises MarkedYAMLError for what PyYAML does not build: unknown tags, and merges of what is no mapping.
+    """
+    seen: set[int] = set()
+    pending: list[tuple[tuple[str | int, ...], Any, Any]] = [((), root, root)] if root is not None else []
+    while pending:
+        path, key, node = pending.pop()
+        # keys come first, and are what a reader looks for
+        yield path, key
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.tag not in _TAGS:
+            raise _wrong(f"no tag that cloud-init knows: {node.tag!r}", node)
+        below: list[tuple[tuple[str | int, ...], Any, Any]] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = [((*path, number), each, each) for number, each in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                if not isinstance(name, yaml.ScalarNode):
+                    raise _wrong("a key is a single word or text, no list or mapping", name)
+                below.append(((*path, name.value), name, value))
+            for _ in _merged(node):
+                pass
+        # in the order of the text: a node is met at its anchor, before any alias
+        pending += reversed(below)
 
 
-def _path(level: _Level, event: Any) -> tuple[str | int, ...] | None:
-    """Return the path of what comes next in a list or mapping; of a key, that of its value."""
-    if level.is_list:
-        level.count += 1
-        return (*level.path, level.count - 1)
-    if level.key is None:
-        level.key = str(getattr(event, "value", ""))
-        return (*level.path, level.key)
-    key, level.key = level.key, None
-    return (*level.path, key)
+def _entries(root: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the keys and values of a mapping, once each, with those that it merges (``<<``)."""
+    found: set[str] = set()
+    seen: set[int] = set()
+    pending = [root] if isinstance(root, yaml.MappingNode) else []
+    while pending:
+        node = pending.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        for key, value in reversed(node.value):  # the last of several is read
+            if key.tag != _MERGE and key.value not in found:
+                found.add(key.value)
+                yield key, value
+        pending += reversed([*_merged(node)])
+
+
+def _merged(node: Any) -> Iterator[Any]:
+    """Yield the mappings that one merges, the one that takes precedence first."""
+    for key, value in reversed(node.value):
+        if key.tag == _MERGE:
+            for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(each, yaml.MappingNode):
+                    raise _wrong("'<<' takes a mapping or a list of mappings", each)
+                yield each
+
+
+def _location(name: str, mark: Any) -> Location:
+    return Location(name, mark.line + 1, mark.column + 1)
+
+
+def _wrong(problem: str, node: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _flaw(error: yaml.YAMLError, name: str) -> tuple[str, Location]:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    at = Location(name, mark.line + 1, mark.column + 1) if mark else Location(name)
     words = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
-    return f"not valid YAML: {words}", at
+    if isinstance(error, ComposerError) and error.context is not None:
+        context = error.context.removesuffix("; first occurrence")
+        words = context if context != error.context else f"{context}, {words}"
+    return f"not valid YAML: {words}", _location(name, mark) if mark else Location(name)

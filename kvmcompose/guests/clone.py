@@ -14,13 +14,15 @@ from kvmcompose.guests._disks import disk_path
 from kvmcompose.guests._domains import (
     DomainSection,
     can_be_entered,
+    check_interfaces,
     privileges,
     runs,
     says_when_ready,
     with_disk,
 )
 
-__all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every libvirt guest
+# those of every libvirt guest
+__all__ = ["can_be_entered", "check_interfaces", "privileges", "says_when_ready"]
 
 SECTION = "libvirt"
 Definition = DomainSection

@@ -21,6 +21,7 @@ from kvmcompose.guests._domains import (
     DomainKeys,
     DomainSection,
     can_be_entered,
+    check_interfaces,
     privileges,
     runs,
     says_when_ready,
@@ -33,7 +34,8 @@ from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
 from kvmcompose.guests._shares import check_shares
 
-__all__ = ["can_be_entered", "privileges", "says_when_ready"]  # those of every guest that libvirt runs
+# those of every guest that libvirt runs
+__all__ = ["can_be_entered", "check_interfaces", "privileges", "says_when_ready"]
 
 
 class LibvirtSection(DomainKeys, frozen=True, kw_only=True):

@@ -94,7 +94,18 @@ def compile_project(
     except ComplaintsError as error:
         documents.refuse(error.complaints)
         raise
-    return Compiled(placed, state, warnings)
+    return Compiled(placed, state, (*warnings, *documents.refuse(_of_interfaces(logical, state, files))))
+
+
+def _of_interfaces(logical: LogicalTestbed, state: State, files: ProjectFiles) -> Iterator[Complaint]:
+    """Yield what the interfaces of guests show; of the clones of a machine, those of one."""
+    told: set[int] = set()
+    for guest in logical.guests:
+        if guest.machine.index not in told:
+            interfaces = state.testbed_guests[guest.name].interfaces
+            for complaint in guest_kind(guest.kind).check_interfaces(guest, interfaces, files):
+                told.add(guest.machine.index)
+                yield complaint
 
 
 def understand(

@@ -462,6 +462,10 @@ CODES: dict[str, tuple[str, Example | None]] = {
         "The file is not encoded in UTF-8.",
         Example(yaml=(("name: web", "name: caf\u00e9"),), encoding="latin-1"),
     ),
+    "other-address": (
+        "The `network_config` of `cloud_init` does not give an interface the address that `config` shows.",
+        _yaml(_with_cloud_init("{network_config: {version: 2, ethernets: {a: {addresses: [10.9.9.9/24]}}}}")),
+    ),
     "out-of-range": ("A number is too small or too large.", _yaml(("cpus: 1", "cpus: 0"))),
     "outside-project": (
         (
