@@ -1,12 +1,13 @@
 """The picture of a topology as boxes and lines, from its places. All lengths are in CSS pixels.
 
 Lines run along the rows and columns between boxes, never behind them: from a box into the gutter of its host,
-and between hosts through the channel above them.
+and between hosts through the channel above them. Between rows of hosts they run down the trunk, left of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 
 import msgspec
 
@@ -34,6 +35,8 @@ _STEP, _TRACKS = 7, 7
 #: Between a line of the fabric and the box below: room for a label. How many such lines are side by side.
 _LABEL, _LEVELS = 18, 3
 _CHANNEL = _STEP * _TRACKS + 22
+#: Left of hosts in several rows.
+_TRUNK = _STEP * _TRACKS + 7
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -117,12 +120,14 @@ class _Layout:
         self._cards: dict[str, Box] = {}
         #: The bar below which a guest is.
         self._above: dict[str, Bar] = {}
-        self._top = 0.0
+        #: Where rows of hosts begin, and in which of them each is.
+        self._tops: dict[int, float] = {}
+        self._rows = {column.host: column.row for column in places.columns}
+        self._left = _MARGIN + (_TRUNK if len(set(self._rows.values())) > 1 else 0)
         self._tracks = 0
 
     def layout(self) -> Layout:
-        self._place_fabric()
-        self._place_columns()
+        self._place_hosts(self._place_fabric())
         lines = (*self._home_lines(), *self._edge_lines(), *self._part_lines())
         boxes = [*self._hosts.values(), *self._fabric.values()]
         return Layout(
@@ -135,31 +140,42 @@ class _Layout:
             lines=lines,
         )
 
-    def _place_fabric(self) -> None:
+    def _place_fabric(self) -> float:
+        """Place what is on no host. Returns where the hosts begin."""
         y: float = _MARGIN
         for row in self._places.fabric:
             for number, name in enumerate(row):
                 if name:
-                    x = _MARGIN + GUTTER + number * (FABRIC_WIDTH + _FABRIC_GAP)
+                    x = self._left + GUTTER + number * (FABRIC_WIDTH + _FABRIC_GAP)
                     self._fabric[name] = Box(x, y, FABRIC_WIDTH, FABRIC_HEIGHT)
             if any(row):
                 y += FABRIC_HEIGHT + _FABRIC_GAP
-        links = bool(self._fabric) or any(self._is_between_hosts(edge) for edge in self._graph.edges)
-        self._top = y + (_CHANNEL - _FABRIC_GAP if self._fabric else _CHANNEL) if links else y
+        return y + (_CHANNEL - _FABRIC_GAP if self._fabric else _CHANNEL) if self._has_links() else y
+
+    def _has_links(self) -> bool:
+        """Return whether there may be lines that leave a host."""
+        return bool(self._fabric) or any(self._is_between_hosts(edge) for edge in self._graph.edges)
 
     def _is_between_hosts(self, edge: Edge) -> bool:
         ends = [self._homes.nodes.get(name) for name in (edge.source, edge.target)]
         return all(node is not None and node.kind == "bridge" for node in ends)
 
-    def _place_columns(self) -> None:
-        x: float = _MARGIN
-        for column in self._places.columns:
+    def _place_hosts(self, y: float) -> None:
+        for row, columns in groupby(self._places.columns, key=lambda column: column.row):
+            self._tops[row] = y
+            self._place_row(columns, y)
+            y = max(box.bottom for box in self._hosts.values())
+            y += _CHANNEL if self._has_links() else _AREA_GAP
+
+    def _place_row(self, columns: Iterable[Column], top: float) -> None:
+        x: float = self._left
+        for column in columns:
             width = column.width * (CARD_WIDTH + _CARD_GAP) - _CARD_GAP
-            y = self._top + _TITLE
+            y = top + _TITLE
             present = self._homes.on(column.host)
             for block in column.blocks:
                 y = self._place_block(column, block, x + GUTTER, y, drawn=block.segment in present)
-            box = Box(x, self._top, GUTTER + width + _RIGHT, y - self._top - _BLOCK_GAP + _BOTTOM)
+            box = Box(x, top, GUTTER + width + _RIGHT, y - top - _BLOCK_GAP + _BOTTOM)
             self._hosts[column.host] = box
             x += box.width + _AREA_GAP
 
@@ -274,21 +290,29 @@ class _Layout:
         segment = next((node.name for node in ends if node.kind in SEGMENTS), "")
         return Line(edge.source, edge.target, points, segment, edge.label, wide=True)
 
-    def _gutter(self, bar: Bar, track: int) -> tuple[float, float]:
-        """Return the x of a track in the gutter of a bar's host, and its y in the channel."""
-        return bar.box.x - 2 * _STEP - track * _STEP, self._top - _STEP * (track + 1)
+    def _gutter(self, bar: Bar, track: int) -> Point:
+        """Return where a track in the gutter of a bar's host comes to the track in the channel above."""
+        x = bar.box.x - 2 * _STEP - track * _STEP
+        return Point(x, self._tops[self._rows[bar.host]] - _STEP * (track + 1))
+
+    def _trunk(self, one: float, other: float, track: int) -> tuple[Point, ...]:
+        """Return the way between the channels of two rows of hosts, whose heights are given."""
+        x = _MARGIN + track * _STEP
+        return () if one == other else (Point(x, one), Point(x, other))
 
     def _down(self, edge: Edge, outside: Node, bar: Bar) -> Line:
         """Return the line from what is on no host to a part of a segment."""
         box, track = self._fabric[outside.name], self._track()
-        x, y = self._gutter(bar, track)
+        turn = self._gutter(bar, track)
+        y = next(iter(self._tops.values())) - _STEP * (track + 1)
         middle = bar.box.y + BAR_HEIGHT / 2
         start = box.x + box.width * (track + 1) / (_TRACKS + 1)
         points = (
             Point(start, box.bottom),
             Point(start, y),
-            Point(x, y),
-            Point(x, middle),
+            *self._trunk(y, turn.y, track),
+            turn,
+            Point(turn.x, middle),
             Point(bar.box.x, middle),
         )
         return Line(edge.source, edge.target, points, bar.segment, edge.label, wide=True)
@@ -299,14 +323,14 @@ class _Layout:
         if bars[0] is None or bars[1] is None:
             return None
         track = self._track()
-        (x1, y), (x2, _) = (self._gutter(bar, track) for bar in bars if bar is not None)
+        one, other = (self._gutter(bar, track) for bar in bars if bar is not None)
         y1, y2 = (bar.box.y + BAR_HEIGHT / 2 for bar in bars if bar is not None)
-        over = () if source.group == target.group else (Point(x1, y), Point(x2, y))
+        over = () if source.group == target.group else (one, *self._trunk(one.y, other.y, track), other)
         points = (
             Point(bars[0].box.x, y1),
-            Point(x1, y1),
+            Point(one.x, y1),
             *over,
-            Point(x2, y2),
+            Point(other.x, y2),
             Point(bars[1].box.x, y2),
         )
         return Line(edge.source, edge.target, points, source.name, edge.label, wide=True)

@@ -6,7 +6,9 @@ the same places each time.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import count, repeat
 from types import MappingProxyType
 
 import msgspec
@@ -18,10 +20,11 @@ SEGMENTS = frozenset({"bridge", "switch"})
 #: Kinds of nodes outside hosts, by the row of the fabric that they are in, from top to bottom.
 _FABRIC = {"network": 0, "router": 1, "switch": 2}
 _ROWS = 3
-#: The most guests in a row of a host.
-_MOST_COLUMNS = 8
-#: About how wide and high a guest is with the room around it, a host without guests, and a window, in pixels.
-_GUEST_SIZE, _HOST_SIZE, _WINDOW = (170, 90), (110, 230), (1200, 520)
+#: The most guests in a row of a host, and hosts that are in one row at any rate.
+_MOST_COLUMNS, _ONE_ROW = 8, 5
+#: About how wide and high a guest is with the room around it, a host without guests, and a window, in pixels;
+#: and what is above and below all hosts.
+_GUEST_SIZE, _HOST_SIZE, _WINDOW, _AROUND = (170, 90), (110, 180), (1200, 520), 50
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -34,16 +37,23 @@ class Block(msgspec.Struct, frozen=True):
     guests: tuple[str, ...] = ()
 
 
-class Column(msgspec.Struct, frozen=True):
-    """The grid of a host: ``width`` guests in a row, its blocks from top to bottom."""
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The grid of a host: ``width`` guests in a row, its blocks from top to bottom.
+
+    ``row`` is the row of hosts that it is in, from 0 at the top.
+    """
 
     host: str
     width: int
     blocks: tuple[Block, ...] = ()
+    row: int = 0
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """The grids of hosts from left to right, and above them rows of what is on no host or on several."""
+    """The grids of hosts, in each row from left to right.
+
+    Above them are rows of what is on no host or on several.
+    """
 
     columns: tuple[Column, ...] = ()
     fabric: tuple[tuple[str, ...], ...] = ((),) * _ROWS
@@ -98,16 +108,23 @@ def arrange(
     """
     before = before or Grid()
     homes = Homes(graph)
-    known = {column.host: column for column in before.columns}
-    hosts = [*(host for host in known if host in homes.hosts), *(h for h in homes.hosts if h not in known)]
-    columns = tuple(
-        _kept_column(known[host], homes.on(host))
-        if host in known
-        else _new_column(host, homes.on(host), len(hosts), widths.get(host, 1))
-        for host in hosts
-    )
+    kept = [column for column in before.columns if column.host in homes.hosts]
+    wanted = {host: homes.on(host) for host in homes.hosts}
+    new = {
+        host: (sum(len(guests) for guests in wanted[host].values()), widths.get(host, 1))
+        for host in homes.hosts
+        if host not in {column.host for column in kept}
+    }
+    across = _across(kept, list(new.values()))
+    rows = -(-len(wanted) // across)
+    columns = [_kept_column(column, wanted[column.host]) for column in kept]
+    for host, row in zip(new, _free_rows(kept, across), strict=False):
+        guests, least = new[host]
+        width = max(least, _width(guests, min(across, len(wanted)), rows))
+        columns.append(Column(host, width, _filled(wanted[host].items(), width), row))
+    columns.sort(key=lambda column: column.row)
     fabric = tuple(_kept(row, old) for row, old in zip(homes.fabric, before.fabric, strict=True))
-    return Grid(columns, fabric)
+    return Grid(tuple(columns), fabric)
 
 
 def _kept(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
@@ -120,9 +137,27 @@ def _kept(names: Sequence[str], before: Sequence[str]) -> tuple[str, ...]:
     return (*filled, *new)
 
 
-def _new_column(host: str, wanted: Mapping[str, Sequence[str]], hosts: int, least: int) -> Column:
-    width = max(least, _width(sum(len(guests) for guests in wanted.values()), hosts))
-    return Column(host, width, _filled(((name, guests) for name, guests in wanted.items()), width))
+def _across(kept: Sequence[Column], new: Sequence[tuple[int, int]]) -> int:
+    """Return how many hosts are in a row: as many as before, or so many that the picture is large.
+
+    ``new`` has for each host how many guests are on it, and in a row of it at least.
+    """
+    if kept or len(new) <= _ONE_ROW:
+        return max(_ONE_ROW, *Counter(column.row for column in kept).values(), 0)
+    guests, least = (max(each) for each in zip(*new, strict=True))
+
+    def shrunk(across: int) -> float:
+        rows = -(-len(new) // across)
+        return _shrunk(guests, max(least, _width(guests, across, rows)), across, rows)
+
+    return min(range(len(new), 1, -1), key=shrunk)
+
+
+def _free_rows(kept: Iterable[Column], across: int) -> Iterator[int]:
+    """Yield the rows of hosts that are new: one after the other, as far as there is room in them."""
+    taken = Counter(column.row for column in kept)
+    for row in count():
+        yield from repeat(row, across - taken[row])
 
 
 def _kept_column(before: Column, wanted: Mapping[str, Sequence[str]]) -> Column:
@@ -140,7 +175,7 @@ def _kept_column(before: Column, wanted: Mapping[str, Sequence[str]]) -> Column:
     blocks += [(segment, guests) for segment, guests in new.items() if guests or segment not in known]
     while blocks and _is_spare(*blocks[-1], blocks[:-1], wanted):
         blocks.pop()
-    return Column(before.host, before.width, _filled(blocks, before.width))
+    return Column(before.host, before.width, _filled(blocks, before.width), before.row)
 
 
 def _refilled(block: Block, wanted: Collection[str], new: Mapping[str, list[str]]) -> tuple[str, list[str]]:
@@ -171,12 +206,16 @@ def _is_spare(
     return not any(guests) and (segment not in wanted or segment in {name for name, _ in others})
 
 
-def _width(guests: int, hosts: int) -> int:
-    """Return how many guests of a host are in a row: so many that the picture is large in a window."""
+def _width(guests: int, across: int, rows: int) -> int:
+    """Return how many guests of a host are in a row: so many that the picture is large in a window.
 
-    def shrunk(width: int) -> float:
-        across = hosts * (_HOST_SIZE[0] + width * _GUEST_SIZE[0])
-        down = _HOST_SIZE[1] + -(-guests // width) * _GUEST_SIZE[1]
-        return max(across / _WINDOW[0], down / _WINDOW[1])
+    ``across`` hosts are in a row of hosts.
+    """
+    return min(range(1, _MOST_COLUMNS + 1), key=lambda width: _shrunk(guests, width, across, rows))
 
-    return min(range(1, _MOST_COLUMNS + 1), key=shrunk)
+
+def _shrunk(guests: int, width: int, across: int, rows: int) -> float:
+    """Return by how much a picture is larger than a window."""
+    wide = across * (_HOST_SIZE[0] + width * _GUEST_SIZE[0])
+    high = _AROUND + rows * (_HOST_SIZE[1] + -(-guests // width) * _GUEST_SIZE[1])
+    return max(wide / _WINDOW[0], high / _WINDOW[1])

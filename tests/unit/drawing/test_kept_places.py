@@ -71,7 +71,40 @@ def test_a_picture_is_large_in_a_window() -> None:
         nodes = tuple(Node(f"g{n}", "guest", names[n % hosts]) for n in range(guests * hosts))
         return arrange(Graph(nodes, (), False, tuple(names))).columns[0].width
 
-    assert [width(1, 1), width(4, 1), width(14, 1), width(14, 3), width(14, 20)] == [1, 4, 5, 3, 1]
+    assert [width(1, 1), width(4, 1), width(14, 1), width(14, 3), width(14, 20)] == [1, 4, 5, 3, 3]
+
+
+def lab_of(*hosts: str) -> Graph:
+    """Return hosts with a bridge and two guests each."""
+    bridges = tuple(Node(f"br-{host}", "bridge", host) for host in hosts)
+    guests = tuple(Node(f"{host}-{number}", "guest", host) for host in hosts for number in (1, 2))
+    edges = tuple(Edge(guest.name, f"br-{guest.group}") for guest in guests)
+    return Graph((*bridges, *guests), edges, False, hosts)
+
+
+def rows_of(places: Grid) -> list[list[str]]:
+    rows = sorted({column.row for column in places.columns})
+    return [[column.host for column in places.columns if column.row == row] for row in rows]
+
+
+def test_many_hosts_are_in_several_rows() -> None:
+    names = [f"h{number:02}" for number in range(20)]
+    places = arrange(lab_of(*names))
+    assert [len(row) for row in rows_of(places)] == [7, 7, 6]
+    assert [host for row in rows_of(places) for host in row] == names
+    found = layout(lab_of(*names), places)
+    assert 1 < found.width / found.height < 4
+    assert len(rows_of(arrange(lab_of(*names[:5])))) == 1
+
+
+def test_a_new_host_goes_where_there_is_room_and_moves_nobody_to_another_row() -> None:
+    names = [f"h{number:02}" for number in range(20)]
+    before = arrange(lab_of(*names))
+    one_row = arrange(lab_of(*names[:3]))
+    assert rows_of(arrange(lab_of(*names[:12]), one_row)) == [names[:5], names[5:10], names[10:12]]
+    without = [name for name in names if name != "h03"]
+    after = arrange(lab_of(*without, "new"), arrange(lab_of(*without), before))
+    assert rows_of(after) == [[*names[:3], *names[4:7], "new"], names[7:14], names[14:]]
 
 
 def test_a_full_block_goes_on_below_the_others() -> None:
