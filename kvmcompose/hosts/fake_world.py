@@ -9,6 +9,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import msgspec
 
+from kvmcompose.core.model import PROJECTS_ROOT
 from kvmcompose.core.nic import Bandwidth, Vlan
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.volume_tree import VolumeEntry
@@ -281,6 +282,25 @@ class World(msgspec.Struct):
     containers: dict[str, FakeContainer] = {}
     images: dict[str, FakeImage] = {}
     volumes: dict[str, dict[str, dict[str, VolumeEntry]]] = {}
+
+    def domain(self, name: str) -> FakeDomain:
+        """Return a domain by its name. Raises DriverError."""
+        if name not in self.domains:
+            raise DriverError(f"there is no domain {name}")
+        return self.domains[name]
+
+    def running(self, name: str, verb: str) -> FakeDomain:
+        """Return a domain that is on, to ``verb`` it. Raises DriverError."""
+        domain = self.domain(name)
+        if not domain.started:
+            raise DriverError(f"cannot {verb} the domain {name}: it is off")
+        return domain
+
+    def disk_path(self, project: str, path: str) -> str:
+        """Return where a disk is: the path in the XML leads through the host's link to the project."""
+        folder = self.projects.get(project)
+        name = path.removeprefix(f"{PROJECTS_ROOT}/{project}")
+        return path if folder is None or name == path else f"{folder}{name}"
 
     def plug(self, name: str, nics: Iterable[FakeNic]) -> list[Place]:
         """Create the ports of a domain's NICs, as libvirt does. Returns what changed. Raises DriverError."""

@@ -1,7 +1,8 @@
 """Simulated hosts, for trials and fault injection: every call works, and nothing real is changed.
 
-Each call has a name, ``start_domain:web``: the method and its object. Calls that match a shell pattern
-(``start_domain:*``) can be made to fail, always or a number of times.
+Each call has a name, ``start_domain:web``: what is done to which kind of thing, and its object. It is unique
+among all drivers, and users know it from ``--fail``: it stays when a method moves or gets another name.
+Calls that match a shell pattern (``start_domain:*``) can be made to fail, always or a number of times.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class FakeDrivers(Worlds):
         fake = SimulatedHost(self, MAIN if host.is_main_host else host.name)
         return HostDrivers(
             name=host.name,
-            hypervisor=FakeHypervisor(fake, host.libvirt_uri, self.shell().inside),
+            hypervisor=FakeHypervisor(fake, self.shell().inside),
             switches=FakeSwitches(fake),
             links=FakeLinks(fake),
             disks=FakeDisks(fake),

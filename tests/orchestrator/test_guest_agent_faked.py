@@ -15,7 +15,7 @@ from kvmcompose.core.commands import Exec, Power, PowerVerb, Snapshot, SnapshotV
 from kvmcompose.core.deployment import Action, ActionState
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.providers.guest.interface import Entrance
-from kvmcompose.providers.libvirt.fake_agent import FakeAgents
+from kvmcompose.providers.libvirt.fake_agents import FakeAgents
 from kvmcompose.server.orchestrator import agent_addresses
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from orchestrator.projects import built_project
@@ -204,15 +204,15 @@ def test_where_the_server_connects_to_the_host_confirms(agents: Lab) -> None:
 
     async def find(*, is_there: bool) -> str | None:
         main = agents.orchestrator._context(agents.deployment).built.main_host
-        hypervisor = agents.drivers.host(main).hypervisor
+        networks = agents.drivers.host(main).hypervisor.networks
         told = {"52:54:00:00:00:01": ("203.0.113.9", "10.1.0.7")}
         with pytest.MonkeyPatch.context() as patch:
 
             async def answers(mac: str, address: str) -> bool:
                 return is_there and (mac, address) == ("52:54:00:00:00:01", "10.1.0.7")
 
-            patch.setattr(hypervisor, "answers", answers)
-            return await agent_addresses.confirmed(hypervisor, told, ["52:54:00:00:00:01"], "10.1.0.0/24")
+            patch.setattr(networks, "answers", answers)
+            return await agent_addresses.confirmed(networks, told, ["52:54:00:00:00:01"], "10.1.0.0/24")
 
     assert asyncio.run(find(is_there=True)) == "10.1.0.7"
     assert asyncio.run(find(is_there=False)) is None

@@ -21,7 +21,7 @@ from kvmcompose.core.deployable import TunnelPort
 from kvmcompose.core.deployment import Phase
 from kvmcompose.effects.files import digest_bytes
 from kvmcompose.hosts.blob_store import HOSTED
-from kvmcompose.providers.libvirt.fake import hardware
+from kvmcompose.providers.libvirt.fake_hardware import hardware
 from kvmcompose.providers.ovs.interface import GENEVE, tunnel_options
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.deployed import unpacked

@@ -156,7 +156,7 @@ class Up:
     async def network(self) -> None:
         network_plan, plan = self.testbed.network_plan, plan_of(self.testbed)
         await self.host.disks.link_project(self.testbed.project, self.testbed.folder)
-        await self.host.hypervisor.start_network(self.testbed.read(network_plan.network.xml))
+        await self.host.hypervisor.networks.start(self.testbed.read(network_plan.network.xml))
         await self.host.links.apply(network_plan.veths, up=[], mtu=network_plan.mtu)
         await self.host.switches.change(plan)
 
@@ -165,7 +165,7 @@ class Up:
         for name in names:
             run = self.testbed.guests[name].run
             assert run
-            await self.host.hypervisor.start_domain(self.testbed.read(run.domain_xml))
+            await self.host.hypervisor.domains.start(self.testbed.read(run.domain_xml))
 
     async def start(self, *names: str) -> None:
         await self.power_on(*names)
@@ -173,12 +173,12 @@ class Up:
 
     async def down(self) -> None:
         network_plan, hypervisor = self.testbed.network_plan, self.host.hypervisor
-        for name in await hypervisor.domains(self.testbed.project):
-            await hypervisor.destroy_domain(name)
-            await hypervisor.undefine_domain(name)
+        for name in await hypervisor.domains.states(self.testbed.project):
+            await hypervisor.domains.destroy(name)
+            await hypervisor.domains.undefine(name)
         await self.host.links.remove([end for pair in network_plan.veths for end in (pair.left, pair.right)])
         await self.host.switches.remove(list(await self.host.switches.observe(self.testbed.project)))
-        await hypervisor.remove_network(network_plan.network.name)
+        await hypervisor.networks.remove(network_plan.network.name)
         await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
 
 

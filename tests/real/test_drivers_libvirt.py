@@ -87,55 +87,55 @@ async def snapshots_are_kept(folder: str) -> None:
                 "one", "sudo", "-n", "sh", "-c", "echo kept >/run/in-memory; echo first >/disk; sync"
             )
         )[0] == 0
-        await hypervisor.create_snapshot(DOMAIN, AWKWARD)
+        await hypervisor.snapshots.create(DOMAIN, AWKWARD)
         assert (await up.run("one", "sudo", "-n", "sh", "-c", "rm /run/in-memory; echo second >/disk; sync"))[
             0
         ] == 0
-        assert await hypervisor.shut_down_domain(DOMAIN, 60)
-        await hypervisor.create_snapshot(DOMAIN, "while-off")
+        assert await hypervisor.domains.shut_down(DOMAIN, 60)
+        await hypervisor.snapshots.create(DOMAIN, "while-off")
 
-        found = await hypervisor.snapshots(DOMAIN)
+        found = await hypervisor.snapshots.of(DOMAIN)
         assert [(each.name, each.state, each.current) for each in found] == [
             (AWKWARD, "running", False),
             ("while-off", "shutoff", True),
         ]
         assert all(abs(each.created - time.time()) < 120 for each in found)
 
-        taken = await error_of(hypervisor.create_snapshot(DOMAIN, "while-off"))
+        taken = await error_of(hypervisor.snapshots.create(DOMAIN, "while-off"))
         assert taken.message == f"{DOMAIN} already has a snapshot while-off"
-        unknown = await error_of(hypervisor.restore_snapshot(DOMAIN, "while-of"))
+        unknown = await error_of(hypervisor.snapshots.restore(DOMAIN, "while-of"))
         assert (unknown.message, unknown.hint) == (
             f"{DOMAIN} has no snapshot while-of",
             "did you mean while-off?",
         )
-        gone = await error_of(hypervisor.snapshots("virt-two"))
+        gone = await error_of(hypervisor.snapshots.of("virt-two"))
         assert "there is no domain virt-two" in gone.message
 
         # forgotten with its domain, and told again: its data is in the disk
-        await hypervisor.undefine_domain(DOMAIN)
+        await hypervisor.domains.undefine(DOMAIN)
         run = up.testbed.guests["one"].run
         assert run
-        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
-        assert await hypervisor.snapshots(DOMAIN) == []
+        await hypervisor.domains.start(up.testbed.read(run.domain_xml))
+        assert await hypervisor.snapshots.of(DOMAIN) == []
         for _ in range(2):
             for each in found:
-                await hypervisor.know_snapshot(DOMAIN, each.xml)
-        assert [each.name for each in await hypervisor.snapshots(DOMAIN)] == [AWKWARD, "while-off"]
+                await hypervisor.snapshots.redefine(DOMAIN, each.xml)
+        assert [each.name for each in await hypervisor.snapshots.of(DOMAIN)] == [AWKWARD, "while-off"]
 
-        await hypervisor.restore_snapshot(DOMAIN, AWKWARD)
-        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+        await hypervisor.snapshots.restore(DOMAIN, AWKWARD)
+        assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "running"
         await up.shell.wait_ready(up.login("one"), 60)
         assert await up.run("one", "cat", "/run/in-memory", "/disk") == (0, ["kept", "first"])
 
-        await hypervisor.restore_snapshot(DOMAIN, "while-off")
-        assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
+        await hypervisor.snapshots.restore(DOMAIN, "while-off")
+        assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "shut off"
         await up.start("one")
         assert await up.run("one", "cat", "/disk") == (0, ["second"])
 
         for each in found:
-            await hypervisor.delete_snapshot(DOMAIN, each.name)
-        assert await hypervisor.snapshots(DOMAIN) == []
-        await hypervisor.destroy_domain(DOMAIN)
+            await hypervisor.snapshots.delete(DOMAIN, each.name)
+        assert await hypervisor.snapshots.of(DOMAIN) == []
+        await hypervisor.domains.destroy(DOMAIN)
         assert snapshots_in(up.testbed.folder / "artefacts/one-cloud-init.img") == ""
     assert_as_before(before)
 
@@ -147,35 +147,35 @@ async def names_are_no_ids(folder: str) -> None:
         await up.start("one")
         for name, content in (("2", "named two"), ("other", "other")):
             assert (await up.run("one", "sudo", "-n", "sh", "-c", f"echo {content} >/disk; sync"))[0] == 0
-            assert await hypervisor.shut_down_domain(DOMAIN, 60)
-            await hypervisor.create_snapshot(DOMAIN, name)
+            assert await hypervisor.domains.shut_down(DOMAIN, 60)
+            await hypervisor.snapshots.create(DOMAIN, name)
             await (up.start if name == "2" else up.power_on)("one")
         table = json.loads(qemu_img("info", "-U", "--output=json", disk))["snapshots"]
         assert [(each["id"], each["name"]) for each in table] == [("1", "2"), ("2", "other")]
-        assert "has one with that ID" in (await error_of(hypervisor.create_snapshot(DOMAIN, "1"))).message
+        assert "has one with that ID" in (await error_of(hypervisor.snapshots.create(DOMAIN, "1"))).message
 
         # of a guest that runs, and of one that is off: by the bytes of the disk
         for was in ("running", "off"):
-            await hypervisor.restore_snapshot(DOMAIN, "2")
-            assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
-            assert [each.name for each in await hypervisor.snapshots(DOMAIN) if each.current] == ["2"]
+            await hypervisor.snapshots.restore(DOMAIN, "2")
+            assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "shut off"
+            assert [each.name for each in await hypervisor.snapshots.of(DOMAIN) if each.current] == ["2"]
             qemu_img("convert", "-f", "qcow2", "-O", "raw", disk, Path(folder) / "now.raw")
             kept = Path(folder) / "kept.raw"
             qemu_img("convert", "-f", "qcow2", "-l", "snapshot.name=2", "-O", "raw", disk, kept)
             assert (Path(folder) / "now.raw").read_bytes() == kept.read_bytes(), was
         await up.power_on("one")
-        await hypervisor.delete_snapshot(DOMAIN, "2")
-        await hypervisor.destroy_domain(DOMAIN)
-        await hypervisor.restore_snapshot(DOMAIN, "other")  # and by the guest itself
+        await hypervisor.snapshots.delete(DOMAIN, "2")
+        await hypervisor.domains.destroy(DOMAIN)
+        await hypervisor.snapshots.restore(DOMAIN, "other")  # and by the guest itself
         await up.start("one")
         assert await up.run("one", "cat", "/disk") == (0, ["other"])
 
         # memory is loaded by name alone: refused where that is ambiguous, and nothing is done to the guest
-        await hypervisor.create_snapshot(DOMAIN, "4")
-        coming = await error_of(hypervisor.create_snapshot(DOMAIN, "another"))
+        await hypervisor.snapshots.create(DOMAIN, "4")
+        coming = await error_of(hypervisor.snapshots.create(DOMAIN, "another"))
         assert "it would get the ID 4" in coming.message
         virsh("snapshot-create-as", DOMAIN, "by-hand")
-        refused = await error_of(hypervisor.restore_snapshot(DOMAIN, "4"))
+        refused = await error_of(hypervisor.snapshots.restore(DOMAIN, "4"))
         assert "named by-hand" in refused.message
         assert await up.run("one", "cat", "/disk") == (0, ["other"])
 
@@ -212,9 +212,9 @@ async def leave_half_a_start(hypervisor: Hypervisor) -> None:
         half = is_noted("state='paused' reason='starting up' pid='0'")
         start_libvirtd()
         if half:
-            assert (await hypervisor.domains("virt"))[DOMAIN].state == "paused"
+            assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "paused"
             return
-        await hypervisor.destroy_domain(DOMAIN)  # too late: there was a QEMU
+        await hypervisor.domains.destroy(DOMAIN)  # too late: there was a QEMU
 
 
 async def starts_that_never_end(folder: str) -> None:
@@ -224,27 +224,27 @@ async def starts_that_never_end(folder: str) -> None:
         # its first boot, which enlarges the file system: one of those that are cut off below must not be
         await up.start("one")
         await up.run("one", "sync")
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
 
         await leave_half_a_start(hypervisor)
         async with asyncio.timeout(15):
-            await hypervisor.destroy_domain(DOMAIN)
-        assert (await hypervisor.domains("virt"))[DOMAIN].state == "shut off"
+            await hypervisor.domains.destroy(DOMAIN)
+        assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "shut off"
 
         await leave_half_a_start(hypervisor)
         await up.start("one")
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
 
         # one that goes on is waited for
         libvirtd = pid_in("/run/libvirtd.pid")
         run = up.testbed.guests["one"].run
         assert run
         with begin_start() as start:
-            await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+            await hypervisor.domains.start(up.testbed.read(run.domain_xml))
         assert (start.returncode, pid_in("/run/libvirtd.pid")) == (0, libvirtd)
-        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+        assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "running"
 
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
         await leave_half_a_start(hypervisor)
     assert_as_before(before)
 
@@ -258,11 +258,11 @@ async def libvirtd_comes_back(folder: str) -> None:
     async with brought_up(folder) as up:
         hypervisor = up.host.hypervisor
         await up.start("one")
-        off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
+        off = asyncio.create_task(hypervisor.domains.wait_off(DOMAIN))
         await asyncio.sleep(0.1)
         kill_libvirtd()
         asyncio.get_running_loop().call_later(2, start_libvirtd)
-        domains = await hypervisor.domains("virt")
+        domains = await hypervisor.domains.states("virt")
         assert domains[DOMAIN].state == "running"
         assert not off.done()
         kill_libvirtd()
@@ -270,18 +270,18 @@ async def libvirtd_comes_back(folder: str) -> None:
         # the guest goes off while nobody looks: no event of this is ever sent
         await up.run("one", "sh", "-c", "(sleep 1; sudo -n poweroff) >/dev/null 2>&1 &")
         await asyncio.wait_for(off, 30)
-        await hypervisor.undefine_domain(DOMAIN)
+        await hypervisor.domains.undefine(DOMAIN)
 
         await up.power_on("one")
         kill_libvirtd()
         started = time.monotonic()
-        lost = await error_of(hypervisor.domains("virt"))
+        lost = await error_of(hypervisor.domains.states("virt"))
         assert 10 < time.monotonic() - started < 60
         assert lost.message.startswith(
             "cannot list domains: libvirt does not answer at qemu:///system: Failed to connect socket"
         )
         start_libvirtd()
-        assert (await hypervisor.domains("virt"))[DOMAIN].state == "running"
+        assert (await hypervisor.domains.states("virt"))[DOMAIN].state == "running"
     assert_as_before(before)
 
 
@@ -306,9 +306,9 @@ async def kill_at_random(folder: str, rounds: int) -> None:
         for _ in range(rounds):
             restart = asyncio.create_task(restart_libvirtd())
             await up.network()
-            await up.host.hypervisor.start_domain(up.testbed.read(run.domain_xml))
+            await up.host.hypervisor.domains.start(up.testbed.read(run.domain_xml))
             await restart
-            assert (await up.host.hypervisor.domains("virt"))[DOMAIN].state == "running"
+            assert (await up.host.hypervisor.domains.states("virt"))[DOMAIN].state == "running"
             restart = asyncio.create_task(restart_libvirtd())
             await up.down()
             await restart
@@ -340,15 +340,19 @@ async def cancelled_start(folder: str) -> None:
         run = up.testbed.guests["one"].run
         assert run
         for pause in (0.0, 0.01, 0.1, 0.3):
-            start = asyncio.create_task(up.host.hypervisor.start_domain(up.testbed.read(run.domain_xml)))
+            start = asyncio.create_task(up.host.hypervisor.domains.start(up.testbed.read(run.domain_xml)))
             await asyncio.sleep(pause)
             start.cancel()
             await asyncio.gather(start, return_exceptions=True)
-            states = {name: state.state for name, state in (await up.host.hypervisor.domains("virt")).items()}
+            states = {
+                name: state.state for name, state in (await up.host.hypervisor.domains.states("virt")).items()
+            }
             await asyncio.sleep(1)
-            again = {name: state.state for name, state in (await up.host.hypervisor.domains("virt")).items()}
+            again = {
+                name: state.state for name, state in (await up.host.hypervisor.domains.states("virt")).items()
+            }
             assert states == again
-            await up.host.hypervisor.destroy_domain(DOMAIN)
+            await up.host.hypervisor.domains.destroy(DOMAIN)
 
 
 def test_cancelled_start_is_waited_for(real_host: TestHost, project: Path) -> None:
@@ -372,32 +376,32 @@ async def foreigners_are_left_alone(folder: str) -> None:
         network = testbed.read(testbed.network_plan.network.xml)
 
         async def activity() -> dict[str, bool]:
-            return {name: each.active for name, each in (await hypervisor.found_networks("virt")).items()}
+            return {name: each.active for name, each in (await hypervisor.networks.observe("virt")).items()}
 
         foreign = testbed.folder / "foreign.xml"
         foreign.write_text(without_metadata(domain))
         virsh("define", str(foreign))
-        error = await error_of(hypervisor.start_domain(domain))
+        error = await error_of(hypervisor.domains.start(domain))
         assert error.message == f"there already is a domain {DOMAIN} that kvm-compose did not create"
-        assert await hypervisor.domains("virt") == {}
+        assert await hypervisor.domains.states("virt") == {}
         virsh("undefine", DOMAIN)
         foreign.write_text(domain.replace('project="virt"', 'project="other"'))
         virsh("define", str(foreign))
-        error = await error_of(hypervisor.start_domain(domain))
+        error = await error_of(hypervisor.domains.start(domain))
         assert error.message == f"there already is a domain {DOMAIN} of the project other"
         virsh("undefine", DOMAIN)
-        error = await error_of(hypervisor.start_domain(without_metadata(domain)))
+        error = await error_of(hypervisor.domains.start(without_metadata(domain)))
         assert "does not name its project" in error.message
 
         # a network that is active stays as it is
         assert await activity() == {"virt-network": True}
         changed = network.replace('localOnly="yes"', 'localOnly="no"')
-        error = await error_of(hypervisor.start_network(changed))
+        error = await error_of(hypervisor.networks.start(changed))
         assert (
             error.message == "the network virt-network is active with another definition than its XML now has"
         )
         assert error.hint
-        await hypervisor.start_network(network.replace("  ", " "))
+        await hypervisor.networks.start(network.replace("  ", " "))
 
         # the same subnet elsewhere
         address = re.search(r'address="([\d.]+)" prefix="(\d+)"', network)
@@ -405,20 +409,20 @@ async def foreigners_are_left_alone(folder: str) -> None:
         other = network.replace("virt-network", "other-network").replace(
             testbed.network_plan.network.bridge, "other-br"
         )
-        error = await error_of(hypervisor.start_network(other))
+        error = await error_of(hypervisor.networks.start(other))
         assert error.message == (
             f"cannot start the network other-network: its subnet ({address[1]}/{address[2]})"
             f" is in use by the interface {testbed.network_plan.network.bridge}"
         )
-        await hypervisor.remove_network("other-network")
-        await hypervisor.remove_network("other-network")
+        await hypervisor.networks.remove("other-network")
+        await hypervisor.networks.remove("other-network")
 
         # defined and off: replaced, whatever it was
         virsh("net-destroy", "virt-network")
         assert await activity() == {"virt-network": False}
-        await hypervisor.start_network(changed)
+        await hypervisor.networks.start(changed)
         assert "localOnly='yes'" not in virsh("net-dumpxml", "virt-network")
-        error = await error_of(hypervisor.start_domain(domain.replace("artefacts/one-", "artefacts/two-")))
+        error = await error_of(hypervisor.domains.start(domain.replace("artefacts/one-", "artefacts/two-")))
         assert error.message.startswith(f"cannot start the domain {DOMAIN}: Cannot access storage file")
         assert "kvm-compose generate" in str(error.hint)
     assert_as_before(before)
@@ -442,26 +446,26 @@ async def guests_end(folder: str) -> None:
         # the power button is pressed before anybody listens to it, and again
         run = up.testbed.guests["one"].run
         assert run
-        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
-        assert not await hypervisor.shut_down_domain(DOMAIN, 0.2)
-        assert await hypervisor.shut_down_domain(DOMAIN, 60)
-        assert await hypervisor.shut_down_domain(DOMAIN, 60)
-        assert await hypervisor.shut_down_domain("virt-no-such", 60)
+        await hypervisor.domains.start(up.testbed.read(run.domain_xml))
+        assert not await hypervisor.domains.shut_down(DOMAIN, 0.2)
+        assert await hypervisor.domains.shut_down(DOMAIN, 60)
+        assert await hypervisor.domains.shut_down(DOMAIN, 60)
+        assert await hypervisor.domains.shut_down("virt-no-such", 60)
 
         # an event, not the next look
-        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
-        running = await error_of(hypervisor.undefine_domain(DOMAIN))
+        await hypervisor.domains.start(up.testbed.read(run.domain_xml))
+        running = await error_of(hypervisor.domains.undefine(DOMAIN))
         assert running.message == f"cannot undefine the domain {DOMAIN}: it is running"
-        off = asyncio.create_task(hypervisor.wait_off(DOMAIN))
+        off = asyncio.create_task(hypervisor.domains.wait_off(DOMAIN))
         await asyncio.sleep(0.5)
         os.kill(pid_in("/run/libvirt/qemu/virt-one.pid"), signal.SIGKILL)
         await asyncio.wait_for(off, 4)  # it looks every 5
-        states = await hypervisor.domains("virt")
+        states = await hypervisor.domains.states("virt")
         assert (states[DOMAIN].state, states[DOMAIN].uptime) == ("shut off", None)
         for _ in range(2):
-            await hypervisor.destroy_domain(DOMAIN)
-            await hypervisor.undefine_domain(DOMAIN)
-        await hypervisor.wait_off(DOMAIN)
+            await hypervisor.domains.destroy(DOMAIN)
+            await hypervisor.domains.undefine(DOMAIN)
+        await hypervisor.domains.wait_off(DOMAIN)
 
 
 def test_ends_of_guests(real_host: TestHost, project: Path) -> None:

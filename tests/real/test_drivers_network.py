@@ -301,7 +301,7 @@ async def guest_moves(folder: str) -> None:
         printed("ovs-vsctl", "del-br", "t-else")
 
         # libvirt removes the port of a domain that ends, wherever it is
-        await up.host.hypervisor.destroy_domain(f"{testbed.project}-left")
+        await up.host.hypervisor.domains.destroy(f"{testbed.project}-left")
         assert nic.target not in printed("ovs-vsctl", "list-ports", away)
     assert_as_before(before)
 

@@ -253,11 +253,11 @@ async def keys_are_pinned(folder: str) -> None:
 
         # the guest is made anew behind our back: another life, another key
         hypervisor = up.host.hypervisor
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
         await up.host.disks.reset_overlay(up.testbed.folder / "artefacts/one-cloud-init.img")
         run = up.testbed.guests["one"].run
         assert run
-        await hypervisor.start_domain(up.testbed.read(run.domain_xml))
+        await hypervisor.domains.start(up.testbed.read(run.domain_xml))
         started = time.monotonic()
         error = await error_of(up.shell.wait_ready(login, 120))
         assert time.monotonic() - started < 60
@@ -272,7 +272,7 @@ async def keys_are_pinned(folder: str) -> None:
         assert known.read_text() not in ("", noted)
 
         # a reboot is the same guest, and the connection is made anew by itself
-        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        assert await hypervisor.domains.shut_down(DOMAIN, 60)
         await up.start("one")
         assert (await up.run("one", "hostname")) == (0, [DOMAIN])
 

@@ -23,7 +23,7 @@ async def leased_address(up: Up, name: str) -> str:
     mac = up.testbed.guests[name].state.interfaces[0].mac
     network = up.testbed.network_plan.network.name
     deadline = time.monotonic() + 60
-    while mac not in (leases := await up.host.hypervisor.leases(network)):
+    while mac not in (leases := await up.host.hypervisor.networks.leases(network)):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.3)
     return leases[mac]
@@ -65,10 +65,10 @@ async def guests_talk(folder: str) -> None:
 
         # a guest with an address by DHCP, through three bridges and two pairs
         hypervisor, testbed = up.host.hypervisor, up.testbed
-        assert await hypervisor.leases("no-such-network") == {}
+        assert await hypervisor.networks.leases("no-such-network") == {}
         run = testbed.guests["leased"].run
         assert run
-        await hypervisor.start_domain(testbed.read(run.domain_xml))
+        await hypervisor.domains.start(testbed.read(run.domain_xml))
         leased = up.login("leased", await leased_address(up, "leased"))
         await up.shell.wait_ready(leased, 60)
         assert await up.shell.run(leased, ["true"], print) == 0
@@ -77,7 +77,7 @@ async def guests_talk(folder: str) -> None:
         await up.network()
         await up.start("left", "right")
 
-        domains = await hypervisor.domains(testbed.project)
+        domains = await hypervisor.domains.states(testbed.project)
         assert {state.guest for state in domains.values()} == {"left", "right", "leased"}
         for state in domains.values():
             assert state.state == "running"
@@ -88,8 +88,8 @@ async def guests_talk(folder: str) -> None:
             assert 30 < state.memory_mb < 1000
         console = testbed.folder / ".kvm-compose/consoles/left.log"
         assert "micro guest: ready" in await up.host.disks.read_tail(console, 20)
-        assert await hypervisor.shut_down_domain(f"{testbed.project}-left", 60)
-        assert (await hypervisor.domains(testbed.project))["together-left"].state == "shut off"
+        assert await hypervisor.domains.shut_down(f"{testbed.project}-left", 60)
+        assert (await hypervisor.domains.states(testbed.project))["together-left"].state == "shut off"
     assert_as_before(before)
 
 

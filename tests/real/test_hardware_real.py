@@ -91,7 +91,7 @@ async def guests_see_it(folder: str) -> None:
         assert lines == ["0-1"]
         _, lines = await up.run("new", "date", "+%s")
         assert 863_000 < int(lines[0]) - time.time() < 865_000
-        screen = await up.host.hypervisor.screen("virt-new")
+        screen = await up.host.hypervisor.consoles.screen("virt-new")
         assert screen is not None
         assert (screen.kind, screen.address, screen.port > 0) == ("vnc", "127.0.0.1", True)
 
@@ -100,13 +100,15 @@ async def guests_see_it(folder: str) -> None:
         assert _Q35 not in found
         _, lines = await up.run("old", "cat", "/proc/cpuinfo")
         assert any("QEMU Virtual CPU" in line for line in lines)
-        screen = await up.host.hypervisor.screen("virt-old")
+        screen = await up.host.hypervisor.consoles.screen("virt-old")
         assert screen is not None
         assert (screen.kind, screen.address, screen.port > 0) == ("spice", "127.0.0.1", True)
 
         # with a bus of 32 slots as with ports: an interface can be plugged in
         nic = "<source network='virt-network'/><mac address='52:54:00:00:00:77'/><model type='virtio'/>"
-        await up.host.hypervisor.attach_nic("virt-old", f"<interface type='network'>{nic}</interface>")
+        await up.host.hypervisor.devices.attach_nic(
+            "virt-old", f"<interface type='network'>{nic}</interface>"
+        )
 
 
 def test_guests_boot_with_the_hardware_of_the_yaml(

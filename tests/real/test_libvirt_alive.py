@@ -21,7 +21,7 @@ from driven import Up, assert_as_before, brought_up, seen_on_the_host
 from hosts import TestHost
 from kvmcompose.core.resource import Reason, ReasonCode
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.interface import DomainState
+from kvmcompose.providers.libvirt.interface.domains import DomainState
 from kvmcompose.providers.libvirt.network_entries import NetworkDifference, difference
 
 pytestmark = pytest.mark.real
@@ -109,7 +109,7 @@ class LiveNetwork:
         return f"52:54:00:00:00:{number:02}", f"{self.server.rpartition('.')[0]}.{address}", name
 
     async def difference(self, xml: str) -> NetworkDifference | None:
-        return difference(xml, (await self.hypervisor.found_networks("virt"))[NETWORK])
+        return difference(xml, (await self.hypervisor.networks.observe("virt"))[NETWORK])
 
 
 async def entries_follow_the_xml(folder: str) -> None:
@@ -137,13 +137,13 @@ async def entries_follow_the_xml(folder: str) -> None:
             differs = await network.difference(wanted)
             assert differs is not None
             assert not differs.other
-            assert await hypervisor.update_network(wanted)
+            assert await hypervisor.networks.update(wanted)
             assert await network.difference(wanted) is None
             assert hosts_file() == sorted(f"{mac},{ip},virt-{name}" for mac, ip, name in hosts)
             for name in ("one", "two", "three"):
                 known = {each[2]: each[1] for each in hosts}.get(name)
                 assert answers(network.server, f"virt-{name}.virt", known), hosts
-            await hypervisor.start_network(wanted)  # it is as its XML says
+            await hypervisor.networks.start(wanted)  # it is as its XML says
         assert processes(f"dnsmasq.*{NETWORK}.conf") == daemon
     assert_as_before(before)
 
@@ -163,7 +163,7 @@ async def networks_are_left_or_mended(folder: str) -> None:
             edited=False,
             outside=False,
         )
-        assert not await hypervisor.update_network(other)
+        assert not await hypervisor.networks.update(other)
         assert await network.difference(network.xml) is None
 
         # by hand
@@ -175,16 +175,16 @@ async def networks_are_left_or_mended(folder: str) -> None:
             edited=False,
             outside=True,
         )
-        assert await hypervisor.update_network(network.xml)
+        assert await hypervisor.networks.update(network.xml)
         assert answers(network.server, "virt-one.virt", network.one[1])
 
         # a network that is off has them from its next start
         virsh("net-destroy", NETWORK)
-        assert not (await hypervisor.found_networks("virt"))[NETWORK].active
-        assert await hypervisor.update_network(grown)
+        assert not (await hypervisor.networks.observe("virt"))[NETWORK].active
+        assert await hypervisor.networks.update(grown)
         virsh("net-start", NETWORK)
         assert answers(network.server, "virt-two.virt", two[1])
-        await hypervisor.start_network(grown)
+        await hypervisor.networks.start(grown)
     assert_as_before(before)
 
 
@@ -200,7 +200,7 @@ def test_entries_of_a_live_network_follow_its_xml(real_host: TestHost, project: 
 
 
 async def state_of(up: Up) -> DomainState:
-    return (await up.host.hypervisor.domains("virt"))[DOMAIN]
+    return (await up.host.hypervisor.domains.states("virt"))[DOMAIN]
 
 
 def made_by_virsh(*flags: str) -> str:
@@ -217,42 +217,42 @@ async def domains_say_what_they_are(folder: str) -> None:
         assert run
         xml = up.testbed.read(run.domain_xml)
         first = json.dumps({"memory": 128, "words": "<a & \"b\" 'c'\n\t>"})
-        await hypervisor.define_domain(xml, first)
+        await hypervisor.domains.define(xml, first)
         state = await state_of(up)
         assert (state.state, state.made) == ("shut off", first)
-        await hypervisor.start_domain(xml, first)
-        await hypervisor.start_domain(xml, "of a start that changes nothing")
+        await hypervisor.domains.start(xml, first)
+        await hypervisor.domains.start(xml, "of a start that changes nothing")
         state = await state_of(up)
         assert (state.state, state.reason, state.made) == ("running", None, first)
 
         # its next definition; it runs on as it is
         number = virsh("domid", DOMAIN)
         more = xml.replace('<memory unit="MiB">128<', '<memory unit="MiB">160<')
-        await hypervisor.define_domain(more, "second")
+        await hypervisor.domains.define(more, "second")
         assert ((await state_of(up)).made, made_by_virsh("--config")) == (first, "second")
         assert "<memory unit='KiB'>163840</memory>" in virsh("dumpxml", DOMAIN, "--inactive")
-        await hypervisor.stamp_domain(DOMAIN, "third")
+        await hypervisor.domains.stamp(DOMAIN, "third")
         assert ((await state_of(up)).made, made_by_virsh("--config")) == ("third", "third")
         assert virsh("domid", DOMAIN) == number
 
-        await hypervisor.suspend_domain(DOMAIN)
-        await hypervisor.suspend_domain(DOMAIN)
+        await hypervisor.domains.suspend(DOMAIN)
+        await hypervisor.domains.suspend(DOMAIN)
         state = await state_of(up)
         assert (state.state, state.reason) == ("paused", "by user")
         for _ in range(2):
-            await hypervisor.resume_domain(DOMAIN)
+            await hypervisor.domains.resume(DOMAIN)
             assert ((await state_of(up)).state, (await state_of(up)).reason) == ("running", None)
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
         state = await state_of(up)
         assert (state.state, state.reason, state.made) == ("shut off", "destroyed", "third")
-        for call in (hypervisor.resume_domain, hypervisor.suspend_domain):
+        for call in (hypervisor.domains.resume, hypervisor.domains.suspend):
             with pytest.raises(DriverError, match=f"the domain {DOMAIN}: it is off"):
                 await call(DOMAIN)
             with pytest.raises(DriverError, match="there is no domain virt-two"):
                 await call("virt-two")
-        await hypervisor.start_domain(xml, "fourth")
+        await hypervisor.domains.start(xml, "fourth")
         assert (await state_of(up)).made == "fourth"
-        assert await hypervisor.shut_down_domain(DOMAIN, 60)
+        assert await hypervisor.domains.shut_down(DOMAIN, 60)
         assert (await state_of(up)).reason == "shutdown"
     assert_as_before(before)
 
@@ -281,12 +281,12 @@ async def no_room(folder: str) -> None:
                 await asyncio.sleep(0.2)
             assert (state.state, state.reason) == ("paused", "I/O error: no space for vda")
             with pytest.raises(DriverError, match="paused again at once: I/O error: no space for vda"):
-                await hypervisor.resume_domain(DOMAIN)
+                await hypervisor.domains.resume(DOMAIN)
             mount("mount", "-o", "remount,size=200m", artefacts)
-            await hypervisor.resume_domain(DOMAIN)
+            await hypervisor.domains.resume(DOMAIN)
             assert ((await state_of(up)).state, (await state_of(up)).reason) == ("running", None)
             assert (await up.run("one", "true"))[0] == 0
-            await hypervisor.destroy_domain(DOMAIN)
+            await hypervisor.domains.destroy(DOMAIN)
         finally:
             mount("umount", "-l", artefacts)
     assert_as_before(before)

@@ -15,7 +15,7 @@ from test_drivers_libvirt import DOMAIN, kill_libvirtd, pid_in, start_libvirtd, 
 
 from hosts import TestHost
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.interface import DomainEvent, ObservedDomain
+from kvmcompose.providers.libvirt.interface.domains import DomainEvent, ObservedDomain
 
 pytestmark = pytest.mark.real
 
@@ -37,7 +37,7 @@ def domain_of(up: Up) -> str:
 
 
 async def observed(up: Up) -> ObservedDomain:
-    return (await up.host.hypervisor.observe("virt"))[DOMAIN]
+    return (await up.host.hypervisor.domains.observe("virt"))[DOMAIN]
 
 
 def shell(script: str) -> str:
@@ -54,14 +54,14 @@ async def grow_and_shrink(folder: str) -> None:
         xml = domain_of(up).replace('<memory unit="MiB">128<', '<memory unit="MiB">256<')
         xml = xml.replace("<vcpu>1<", '<currentMemory unit="MiB">160</currentMemory><vcpu current="1">2<')
         with pytest.raises(DriverError, match="there is no domain"):
-            await hypervisor.set_memory(DOMAIN, 200)
-        await hypervisor.define_domain(xml)
+            await hypervisor.devices.set_memory(DOMAIN, 200)
+        await hypervisor.domains.define(xml)
         with pytest.raises(DriverError, match="it is off"):
-            await hypervisor.set_memory(DOMAIN, 200)
-        await hypervisor.start_domain(xml)
+            await hypervisor.devices.set_memory(DOMAIN, 200)
+        await hypervisor.domains.start(xml)
         await up.start("one")
         for mib in (240, 140):
-            await hypervisor.set_memory(DOMAIN, mib)
+            await hypervisor.devices.set_memory(DOMAIN, mib)
             async with asyncio.timeout(60):  # the balloon inflates as the guest gives memory away
                 while (await observed(up)).memory_mb != mib:  # noqa: ASYNC110 (nothing tells)
                     await asyncio.sleep(0.5)
@@ -69,17 +69,17 @@ async def grow_and_shrink(folder: str) -> None:
         _, (line,) = await up.run("one", "grep", "MemTotal", "/proc/meminfo")
         assert int(line.split()[1]) < 140 << 10
         with pytest.raises(DriverError, match=r"cannot give 300 MiB .* with at most 256 MiB"):
-            await hypervisor.set_memory(DOMAIN, 300)
+            await hypervisor.devices.set_memory(DOMAIN, 300)
 
         for _ in range(2):
-            await hypervisor.set_vcpus(DOMAIN, 2)
+            await hypervisor.devices.set_vcpus(DOMAIN, 2)
             assert (await observed(up)).cpus == 2
         _, lines = await up.run("one", "sh", "-c", "ls -d /sys/devices/system/cpu/cpu[0-9]*")
         assert len(lines) == 2
         with pytest.raises(DriverError, match=r"cannot give 3 CPUs .* with at most 2"):
-            await hypervisor.set_vcpus(DOMAIN, 3)
+            await hypervisor.devices.set_vcpus(DOMAIN, 3)
         assert not (await observed(up)).edited
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
         assert ((await observed(up)).memory_mb, (await observed(up)).cpus) == (140, 2)
 
 
@@ -93,7 +93,7 @@ async def nics_come_and_go(folder: str) -> None:
         hypervisor = up.host.hypervisor
         await up.start("one")
         for _ in range(2):
-            await hypervisor.attach_nic(DOMAIN, NIC)
+            await hypervisor.devices.attach_nic(DOMAIN, NIC)
             found = await observed(up)
             assert (MAC, "virt-hot-1", "virt-br0") in [
                 (nic.mac, nic.target, nic.source) for nic in found.nics
@@ -104,24 +104,24 @@ async def nics_come_and_go(folder: str) -> None:
         _, (count,) = await up.run("one", "sh", "-c", f"grep -l {MAC} /sys/class/net/*/address | wc -l")
         assert count == "1"
         for _ in range(2):
-            assert await hypervisor.detach_nic(DOMAIN, MAC, 30)
+            assert await hypervisor.devices.detach_nic(DOMAIN, MAC, 30)
             assert (len((await observed(up)).nics), (await observed(up)).edited) == (1, False)
         assert MAC not in virsh("dumpxml", DOMAIN, "--inactive")
         assert "virt-hot-1" not in shell("ovs-vsctl list-ports virt-br0")
 
         # a guest that does not answer keeps it
-        await hypervisor.attach_nic(DOMAIN, NIC)
-        await hypervisor.suspend_domain(DOMAIN)
-        assert not await hypervisor.detach_nic(DOMAIN, MAC, 1)
+        await hypervisor.devices.attach_nic(DOMAIN, NIC)
+        await hypervisor.domains.suspend(DOMAIN)
+        assert not await hypervisor.devices.detach_nic(DOMAIN, MAC, 1)
         assert len((await observed(up)).nics) == 2
         assert MAC in virsh("dumpxml", DOMAIN, "--inactive")
-        await hypervisor.resume_domain(DOMAIN)
-        assert await hypervisor.detach_nic(DOMAIN, MAC, 30)
+        await hypervisor.domains.resume(DOMAIN)
+        assert await hypervisor.devices.detach_nic(DOMAIN, MAC, 30)
 
         async def attach_many() -> None:
             for number in range(16):
                 nic = NIC.replace(":99", f":{number:02}").replace("virt-hot-1", f"virt-hot-{number}")
-                await hypervisor.attach_nic(DOMAIN, nic)
+                await hypervisor.devices.attach_nic(DOMAIN, nic)
 
         with pytest.raises(DriverError, match="it has no free PCIe port"):
             await attach_many()
@@ -141,42 +141,42 @@ async def edits_by_hand_are_seen(folder: str) -> None:
         hypervisor = up.host.hypervisor
         model = re.sub(r"<cpu [^>]*/>", '<cpu mode="host-model"/>', domain_of(up))
         for xml in (model, domain_of(up)):
-            await hypervisor.define_domain(xml, "first")
+            await hypervisor.domains.define(xml, "first")
             assert not (await observed(up)).edited
-            await hypervisor.start_domain(xml, "first")
+            await hypervisor.domains.start(xml, "first")
             assert not (await observed(up)).edited
             kill_libvirtd()
             start_libvirtd()
             found = await observed(up)
             assert (found.edited, found.made, found.defined) == (False, "first", "first")
-            await hypervisor.create_snapshot(DOMAIN, "running")
-            await hypervisor.stamp_domain(DOMAIN, "stamped")
-            await hypervisor.define_domain(xml, "second")
+            await hypervisor.snapshots.create(DOMAIN, "running")
+            await hypervisor.domains.stamp(DOMAIN, "stamped")
+            await hypervisor.domains.define(xml, "second")
             found = await observed(up)
             assert (found.edited, found.made, found.defined) == (False, "stamped", "second")
-            await hypervisor.restore_snapshot(DOMAIN, "running")
+            await hypervisor.snapshots.restore(DOMAIN, "running")
             assert not (await observed(up)).edited
-            await hypervisor.destroy_domain(DOMAIN)
-            await hypervisor.create_snapshot(DOMAIN, "off")
-            await hypervisor.restore_snapshot(DOMAIN, "off")
+            await hypervisor.domains.destroy(DOMAIN)
+            await hypervisor.snapshots.create(DOMAIN, "off")
+            await hypervisor.snapshots.restore(DOMAIN, "off")
             assert not (await observed(up)).edited
             for name in ("running", "off"):
-                await hypervisor.delete_snapshot(DOMAIN, name)
+                await hypervisor.snapshots.delete(DOMAIN, name)
             assert not (await observed(up)).edited
 
         # the definition of a guest that is off, and of one that runs
         for power in (False, True):
             if power:
-                await hypervisor.start_domain(domain_of(up))
+                await hypervisor.domains.start(domain_of(up))
             virsh("setmaxmem", DOMAIN, "200M", "--config")
             assert (await observed(up)).edited
             # what is changed alive does not hide it
             if power:
-                await hypervisor.attach_nic(DOMAIN, NIC)
+                await hypervisor.devices.attach_nic(DOMAIN, NIC)
                 assert (await observed(up)).edited
-            await hypervisor.stamp_domain(DOMAIN, "still")
+            await hypervisor.domains.stamp(DOMAIN, "still")
             assert (await observed(up)).edited
-            await hypervisor.define_domain(domain_of(up), "again")
+            await hypervisor.domains.define(domain_of(up), "again")
             assert not (await observed(up)).edited
 
         # devices of the running guest: it has a NIC more, and a disk less
@@ -202,7 +202,7 @@ def test_what_was_changed_by_hand_is_seen(real_host: TestHost, project: Path) ->
 async def states_are_reported(folder: str) -> None:
     async with brought_up(folder) as up:
         hypervisor = up.host.hypervisor
-        events: AsyncGenerator[DomainEvent] = hypervisor.events("virt")
+        events: AsyncGenerator[DomainEvent] = hypervisor.domains.events("virt")
 
         async def follow(*wanted: tuple[str, str | None]) -> None:
             """Read events up to the last of these states, which come in this order."""
@@ -214,13 +214,13 @@ async def states_are_reported(folder: str) -> None:
                     if (event.state, event.reason) == left[0]:
                         del left[0]
 
-        await hypervisor.define_domain(domain_of(up))
+        await hypervisor.domains.define(domain_of(up))
         await follow(("shut off", None))
-        await hypervisor.start_domain(domain_of(up))
+        await hypervisor.domains.start(domain_of(up))
         await follow(("running", None))
         virsh("suspend", DOMAIN)
         await follow(("paused", "by user"))
-        await hypervisor.resume_domain(DOMAIN)
+        await hypervisor.domains.resume(DOMAIN)
         await follow(("running", None))
 
         # what happens while libvirtd is away
@@ -233,9 +233,9 @@ async def states_are_reported(folder: str) -> None:
         await asyncio.sleep(3)
         virsh("start", DOMAIN)
         await following
-        await hypervisor.destroy_domain(DOMAIN)
+        await hypervisor.domains.destroy(DOMAIN)
         await follow(("shut off", "destroyed"))
-        await hypervisor.undefine_domain(DOMAIN)
+        await hypervisor.domains.undefine(DOMAIN)
         await follow(("gone", None))
         await events.aclose()
 
@@ -255,7 +255,7 @@ async def dns_after_power_off(folder: str) -> None:
         await up.start("one", "two")
         for name in ("one", "two"):
             await up.run(name, "sh", "-c", "(sleep 1; sudo -n poweroff) >/dev/null 2>&1 &")
-            await up.host.hypervisor.wait_off(f"virt-{name}")
+            await up.host.hypervisor.domains.wait_off(f"virt-{name}")
             await up.start(name)
             for _ in range(2):
                 status, lines = await up.run(name, "sh", "-c", question)

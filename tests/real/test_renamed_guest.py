@@ -32,7 +32,7 @@ async def it_is_renamed(folder: str) -> None:
         argv = [sys.executable, "-m", "kvmcompose", "-C", folder, "generate"]
         done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
-        assert await up.host.hypervisor.shut_down_domain("virt-one", 60)
+        assert await up.host.hypervisor.domains.shut_down("virt-one", 60)
 
         up.testbed = LoadedTestbed(Path(folder), (Path(folder) / "state.json").read_bytes())
         await up.start("two")
@@ -41,7 +41,7 @@ async def it_is_renamed(folder: str) -> None:
         _, after = await up.run("two", "sudo", "-n", "sh", "-c", SEEN)
         assert after == before
         assert len(after) == 4
-        assert list(await up.host.hypervisor.domains("virt")) == ["virt-one"]
+        assert list(await up.host.hypervisor.domains.states("virt")) == ["virt-one"]
 
 
 def test_a_renamed_guest_has_its_new_name_and_its_old_self(

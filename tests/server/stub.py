@@ -35,8 +35,8 @@ from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
-from kvmcompose.providers.libvirt.fake_consoles import FakeConsoles
-from kvmcompose.providers.libvirt.interface import DomainEvent
+from kvmcompose.providers.libvirt.fake_consoles import FakeTerminals
+from kvmcompose.providers.libvirt.interface.domains import DomainEvent
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.actions import Actions, NotFoundError
 from kvmcompose.server.api import create_app
@@ -76,7 +76,7 @@ class Stub(Orchestrator):
         self.reasons: dict[str, str] = {}
         self.looks = 0
         self.printed = b"booting\r\nlogin: "
-        self.consoles = FakeConsoles()
+        self.consoles = FakeTerminals()
         #: Whether commands other than ``exec`` wait for ``go_on``.
         self.waits = False
 

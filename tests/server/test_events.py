@@ -37,7 +37,7 @@ from kvmcompose.core.deployment_event import (
     StepStarted,
 )
 from kvmcompose.core.probe import Probed, ProbeOutcome, Question
-from kvmcompose.providers.libvirt.interface import DomainEvent
+from kvmcompose.providers.libvirt.interface.domains import DomainEvent
 from kvmcompose.server import action_log, event_tables, guest_watch, listen
 from kvmcompose.server.api import event_parts
 from kvmcompose.server.database import StoreError

@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 import msgspec
 
 from kvmcompose.core.deployable import VethPair
+from kvmcompose.hosts import arp
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.iplink.interface import Attached, FoundLink
@@ -82,6 +83,12 @@ class IpLinks:
             remaining = batch_to_remove(await self._list(), names)
             if remaining:
                 await self._batch(remaining)
+
+    async def arp_answering(self, names: Collection[str]) -> Sequence[str]:
+        return await arp.answering(self._runner, names)
+
+    async def leave_arp(self, names: Sequence[str]) -> None:
+        await arp.leave_arp_to_bridges(self._runner, names)
 
     async def _list(self) -> dict[str, InterfaceState]:
         done = await self._runner.run(["ip", "-json", "-details", "link", "show"])

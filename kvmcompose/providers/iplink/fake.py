@@ -51,6 +51,22 @@ class FakeLinks:
                 links.pop(peer, None)
                 self._host.keep(("links", name), ("links", peer))
 
+    async def arp_answering(self, names: Collection[str]) -> Sequence[str]:
+        await self._host.call("arp_answering")
+        return [
+            each
+            for domain in self._host.world.domains.values()
+            for each in domain.answers_arp
+            if each in names
+        ]
+
+    async def leave_arp(self, names: Sequence[str]) -> None:
+        await self._host.call("leave_arp")
+        for name, domain in self._host.world.domains.items():
+            if not set(names).isdisjoint(domain.answers_arp):
+                domain.answers_arp = [each for each in domain.answers_arp if each not in names]
+                self._host.keep(("domains", name))
+
 
 def _found(link: FakeLink) -> FoundLink:
     return FoundLink(

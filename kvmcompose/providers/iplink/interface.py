@@ -52,3 +52,9 @@ class Links(Protocol):
 
     async def remove(self, names: Sequence[str]) -> None:
         """Remove interfaces; removing one end of a pair removes the other."""
+
+    async def arp_answering(self, names: Collection[str]) -> Sequence[str]:
+        """Return at which of these interfaces the host itself answers ARP requests: see ``hosts.arp``."""
+
+    async def leave_arp(self, names: Sequence[str]) -> None:
+        """Have the host answer no ARP request at these interfaces."""

@@ -22,7 +22,7 @@ import msgspec
 
 from kvmcompose.hosts.errors import AgentSilentError, DriverError
 from kvmcompose.providers.libvirt.agent import AgentCommand, typed
-from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.libvirt.interface.agents import DomainAgents
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class ShellScripts(msgspec.Struct, frozen=True):
 class AgentGuest:
     """A guest whose agent runs commands in it, as root, or as SYSTEM. ``name`` is that of its domain."""
 
-    def __init__(self, hypervisor: Hypervisor, name: str, scripts: ShellScripts) -> None:
-        self._hypervisor = hypervisor
+    def __init__(self, agents: DomainAgents, name: str, scripts: ShellScripts) -> None:
+        self._agents = agents
         self._scripts = scripts
         self._windows: bool | None = None
         self.name = name
@@ -100,7 +100,7 @@ class AgentGuest:
         """
         given = {name.replace("_", "-"): value for name, value in arguments.items()}
         command = AgentCommand(execute=execute, arguments=given)
-        return typed(self.name, execute, await self._hypervisor.ask_agent(self.name, command), wanted)
+        return typed(self.name, execute, await self._agents.ask(self.name, command), wanted)
 
     async def is_windows(self) -> bool:
         """Return whether the guest has Windows, and so no shell of Unix."""

@@ -12,13 +12,14 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import libvirt
 
 from kvmcompose.core.libvirt_uri import LibvirtUri
+from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 
 _P = ParamSpec("_P")
@@ -30,6 +31,8 @@ _AT_ONCE = 4
 _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 6
 _COME_BACK_SECONDS = 15.0
 _PAUSE_SECONDS = 0.2
+#: How long to wait for an event of a domain before it is asked again, in seconds.
+LOOK_AGAIN = 5.0
 
 _REFUSED = {
     libvirt.VIR_ERR_AUTH_CANCELLED,
@@ -69,11 +72,11 @@ def _run_events() -> None:
 class Connection:
     """A connection to one libvirt, opened by the first call."""
 
-    def __init__(self, uri: LibvirtUri, where: str, reach: Callable[[], Awaitable[None]]) -> None:
-        """``where`` names this libvirt in messages; ``reach`` raises DriverError for an unreachable host."""
+    def __init__(self, uri: LibvirtUri, where: str, runner: CommandRunner) -> None:
+        """``where`` names this libvirt in messages; ``runner`` is that of its host."""
         self.uri = uri
         self._where = where
-        self._reach = reach
+        self._runner = runner
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="libvirt")
         self._guard = threading.Lock()
         self._open: Any = None
@@ -99,8 +102,43 @@ class Connection:
         """Like ``call``, for work that must not be repeated."""
         return await self._call(doing, lambda opened: work(opened, *args, **kwargs), repeatable=False)
 
+    async def on_domain(
+        self,
+        doing: str,
+        domain: str,
+        work: Callable[Concatenate[Any, _P], _Result],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _Result:
+        """Like ``call``, with the domain of that name. Raises DriverError when there is none."""
+        return await self.call(doing, lambda opened: work(self._find(opened, doing, domain), *args, **kwargs))
+
+    async def on_domain_once(
+        self,
+        doing: str,
+        domain: str,
+        work: Callable[Concatenate[Any, _P], _Result],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _Result:
+        """Like ``on_domain``, for work that must not be repeated."""
+        return await self.call_once(
+            doing, lambda opened: work(self._find(opened, doing, domain), *args, **kwargs)
+        )
+
+    def _find(self, opened: Any, doing: str, name: str) -> Any:
+        domain = lookup(opened, name)
+        if domain is None:
+            raise DriverError(
+                f"cannot {doing}: there is no domain {name} on {self._runner.name}",
+                hint="kvm-compose up creates the domains",
+            )
+        return domain
+
     async def _call(self, doing: str, work: Callable[[Any], _Result], *, repeatable: bool) -> _Result:
-        await self._reach()
+        await self._runner.reach()
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, self._attempt, doing, work, repeatable)
         try:
@@ -232,6 +270,16 @@ class Connection:
             listeners = tuple(self._listeners)
         for notify in listeners:
             notify(domain)
+
+
+def lookup(connection: Any, name: str) -> Any:
+    """Return the domain of that name, or None."""
+    try:
+        return connection.lookupByName(name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 @contextlib.contextmanager

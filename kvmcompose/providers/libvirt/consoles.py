@@ -1,4 +1,4 @@
-"""Serial consoles and screens of domains, in the threads of a libvirt connection.
+"""Serial consoles and screens of domains.
 
 A console is a stream of libvirt, which is copied from and to a socket in the thread of libvirt's event loop,
 as virsh does it. What the guest prints is always read: libvirt's client keeps what is not, without a limit,
@@ -8,6 +8,7 @@ is too slow misses some output, and receives a note where it is missing.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import socket
@@ -16,9 +17,11 @@ from typing import Any
 import libvirt
 
 from kvmcompose.core.errors import RefusedError
-from kvmcompose.hosts.errors import ConsoleTakenError
+from kvmcompose.hosts.command import CommandRunner
+from kvmcompose.hosts.errors import ConsoleTakenError, DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt.interface import Screen
+from kvmcompose.providers.libvirt.connection import Connection, lookup
+from kvmcompose.providers.libvirt.interface.consoles import Screen
 
 #: How much of what a guest prints waits for its client, and how much stays when that is too much, in bytes.
 MOST_WAITING, KEPT = 1 << 19, 1 << 18
@@ -31,7 +34,42 @@ _STREAM_ENDS = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
 _SOCKET_ENDS = libvirt.VIR_EVENT_HANDLE_ERROR | libvirt.VIR_EVENT_HANDLE_HANGUP
 
 
-def opened(connection: Any, domain: Any, *, force: bool) -> socket.socket:
+class LibvirtConsoles:
+    """The consoles and screens of domains on one host. ``runner`` connects to screens."""
+
+    def __init__(self, connection: Connection, runner: CommandRunner) -> None:
+        self._connection = connection
+        self._runner = runner
+
+    async def open(self, name: str, *, force: bool) -> socket.socket:
+        doing = f"open the console of {name}"
+
+        def open_it(connection: Any) -> socket.socket:
+            domain = lookup(connection, name)
+            if domain is None:
+                raise RefusedError(f"there is no domain {name} on {self._runner.name}")
+            return _opened(connection, domain, force=force)
+
+        opening = asyncio.ensure_future(self._connection.call_once(doing, open_it))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:  # it is waited for all the same, and then nobody wants it
+            with contextlib.suppress(DriverError):
+                (await opening).close()
+            raise
+
+    async def screen(self, name: str) -> Screen | None:
+        def look(connection: Any) -> Screen | None:
+            domain = lookup(connection, name)
+            return None if domain is None else screen(domain)
+
+        return await self._connection.call(f"inspect the domain {name}", look)
+
+    async def open_screen(self, screen: Screen) -> socket.socket:
+        return await self._runner.connect(screen.address, screen.port)
+
+
+def _opened(connection: Any, domain: Any, *, force: bool) -> socket.socket:
     """Open the console of a domain. Raises RefusedError, libvirtError."""
     name = domain.name()
     if not domain.isActive():

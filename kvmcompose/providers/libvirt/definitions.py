@@ -16,7 +16,8 @@ import msgspec
 from kvmcompose.core.nic import Bandwidth, Rate, Trunk, Vlan
 from kvmcompose.core.xml_parts import parse_xml
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.interface import Capabilities, DomainNic, TpmHolder
+from kvmcompose.providers.libvirt.interface import Capabilities
+from kvmcompose.providers.libvirt.interface.domains import DomainNic, TpmHolder
 from kvmcompose.render.disks import ALIAS_PREFIX
 
 GUEST_NAMESPACE = "urn:kvmcompose:guest:1"

@@ -1,73 +1,44 @@
-"""The host, and the domains of projects on it. Runs in the threads of a libvirt connection."""
+"""The domains of projects on one host."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import libvirt
 import msgspec
 
+from kvmcompose.hosts import arp
+from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt import definition_record, networks
+from kvmcompose.providers.libvirt import definition_record, domain_states, stale_start
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt.connection import unless_so_already
-from kvmcompose.providers.libvirt.interface import (
-    Capabilities,
+from kvmcompose.providers.libvirt.alive import refuse_off
+from kvmcompose.providers.libvirt.connection import LOOK_AGAIN, Connection, lookup, unless_so_already
+from kvmcompose.providers.libvirt.domain_states import is_about_to_start, mark_of, owner_of
+from kvmcompose.providers.libvirt.interface.domains import (
     DomainEvent,
-    DomainNeed,
     DomainState,
-    HypervisorFacts,
     ObservedDomain,
+    TpmHolder,
+    following,
 )
+from kvmcompose.providers.libvirt.processes import qemu_processes
+from kvmcompose.providers.libvirt.state_files import remove_state_files
 
-_KIB_PER_MIB = 1024
+log = logging.getLogger(__name__)
+
+#: How long a start that another request has begun may take, in seconds.
+_START_SECONDS = 15.0
+_START_LOOK_SECONDS = 0.5
+#: How long to watch whether a domain that was resumed is paused again, in seconds.
+_RESUME_SECONDS = 0.5
 #: How often guests report the memory that they use, in seconds.
 _STATS_SECONDS = 10
-NANOSECONDS = 1e9
-#: The words for libvirt's states; a domain in one of ``OFF`` has no memory.
-STATES = {
-    libvirt.VIR_DOMAIN_NOSTATE: "no state",
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "running",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "in shutdown",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shut off",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "pmsuspended",
-}
-OFF = ("shut off", "crashed")
-_REASONS = {
-    libvirt.VIR_DOMAIN_PAUSED: {
-        libvirt.VIR_DOMAIN_PAUSED_USER: "by user",
-        libvirt.VIR_DOMAIN_PAUSED_MIGRATION: "migration",
-        libvirt.VIR_DOMAIN_PAUSED_SAVE: "being saved",
-        libvirt.VIR_DOMAIN_PAUSED_DUMP: "being dumped",
-        libvirt.VIR_DOMAIN_PAUSED_IOERROR: "I/O error",
-        libvirt.VIR_DOMAIN_PAUSED_WATCHDOG: "watchdog",
-        libvirt.VIR_DOMAIN_PAUSED_FROM_SNAPSHOT: "restored from a snapshot",
-        libvirt.VIR_DOMAIN_PAUSED_SHUTTING_DOWN: "shutting down",
-        libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: "snapshot",
-        libvirt.VIR_DOMAIN_PAUSED_CRASHED: "crashed",
-        libvirt.VIR_DOMAIN_PAUSED_STARTING_UP: "starting up",
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: "migration",
-        libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: "migration failed",
-    },
-    libvirt.VIR_DOMAIN_SHUTOFF: {
-        libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN: "shutdown",
-        libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: "destroyed",
-        libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: "crashed",
-        libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: "migrated",
-        libvirt.VIR_DOMAIN_SHUTOFF_SAVED: "saved",
-        libvirt.VIR_DOMAIN_SHUTOFF_FAILED: "failed",
-        libvirt.VIR_DOMAIN_SHUTOFF_FROM_SNAPSHOT: "restored from a snapshot",
-        libvirt.VIR_DOMAIN_SHUTOFF_DAEMON: "daemon",
-    },
-    libvirt.VIR_DOMAIN_CRASHED: {libvirt.VIR_DOMAIN_CRASHED_PANICKED: "panicked"},
-}
-#: As many NUMA nodes as hosts can have.
-_MOST_CELLS = 1024
 _FORGET_ALL = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -75,192 +46,155 @@ _FORGET_ALL = (
 )
 
 
-#: The version of libvirt that exports folders read-only by virtiofs.
-_READONLY_VIRTIOFS = 11_000_000
+class LibvirtDomains:
+    """The domains of one host. ``runner`` runs what libvirt has no call for."""
+
+    def __init__(self, connection: Connection, runner: CommandRunner) -> None:
+        self._connection = connection
+        self._runner = runner
+
+    async def states(self, project: str) -> Mapping[str, DomainState]:
+        """Return the project's domains by name, running or not.
+
+        libvirt does not record when a domain started: the uptime is the age of its QEMU process, whose number
+        tells its starts apart. Both are unknown where processes of other users are hidden (/proc mounted with
+        hidepid).
+        """
+        found = await self._connection.call("list domains", domain_states.of_project, project=project)
+        if not any(state.cpu_seconds is not None for state in found):
+            return {state.name: state for state in found}
+        processes = await qemu_processes(self._runner)
+        return {state.name: _aged(state, processes.get(state.name)) for state in found}
+
+    async def observe(self, project: str) -> Mapping[str, ObservedDomain]:
+        found = await self._connection.call("inspect domains", domain_states.observed, project=project)
+        return {each.name: each for each in found}
+
+    async def events(self, project: str) -> AsyncGenerator[DomainEvent]:
+        call, known = self._connection.call, dict[str, DomainEvent]()
+        with self._connection.listen() as queue:
+            queue.put_nowait(None)
+            while True:
+                name = await queue.get()
+                try:
+                    names = [name] if name else known.keys() | await self.states(project)
+                    for each in sorted(names):
+                        found = await call(
+                            "inspect domains", domain_states.state_of, name=each, project=project
+                        )
+                        event = following(known, each, found)
+                        if event is not None:
+                            yield event
+                except DriverError as error:
+                    log.info("%s; looking again in %s s", error.message, LOOK_AGAIN)
+                    await asyncio.sleep(LOOK_AGAIN)
+                    queue.put_nowait(None)
+
+    async def start(self, xml: str, made: str = "") -> None:
+        """Define the domain and start it; one that runs is left as it is."""
+        xml, wanted = _defined(xml, made)
+        deadline = time.monotonic() + _START_SECONDS
+        doing = f"start the domain {wanted.name}"
+        while not await self._connection.call(doing, _start, xml=xml, wanted=wanted):
+            if time.monotonic() > deadline:
+                await self.destroy(wanted.name)
+            elif not await stale_start.clear(self._runner):
+                await asyncio.sleep(_START_LOOK_SECONDS)
+        await arp.leave_arp_to_bridges(self._runner, xmls.switch_taps(xml))
+
+    async def define(self, xml: str, made: str = "") -> None:
+        xml, wanted = _defined(xml, made)
+        doing = f"define the domain {wanted.name}"
+        await self._connection.call(doing, _define, xml=xml, wanted=wanted)
+
+    async def stamp(self, name: str, made: str) -> None:
+        await self._connection.on_domain(f"stamp the domain {name}", name, _stamp, made=made)
+
+    async def resume(self, name: str) -> None:
+        """A guest whose disk has no room tries again to write, and is paused again within milliseconds."""
+        doing = f"resume the domain {name}"
+        with self._connection.watch(name) as changed:
+            if not await self._connection.on_domain(doing, name, _resume):
+                return
+            deadline = time.monotonic() + _RESUME_SECONDS
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), left)
+                changed.clear()
+                reason = await self._connection.on_domain(doing, name, domain_states.paused)
+                if reason is not None:
+                    raise DriverError(f"cannot {doing}: it was paused again at once: {reason}")
+
+    async def suspend(self, name: str) -> None:
+        await self._connection.on_domain(f"suspend the domain {name}", name, _suspend)
+
+    async def shut_down(self, name: str, seconds: float) -> bool:
+        """Press the power button every few seconds: a guest that is booting may ignore the first time."""
+        deadline = time.monotonic() + seconds
+        doing = f"shut down the domain {name}"
+        press = True
+        with self._connection.watch(name) as changed:
+            while True:
+                changed.clear()
+                if not await self._connection.call(doing, _is_on, name=name, press=press):
+                    return True
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, LOOK_AGAIN))
+                    press = False
+                except TimeoutError:
+                    press = True
+
+    async def wait_off(self, name: str) -> None:
+        doing = f"inspect the domain {name}"
+        with self._connection.watch(name) as changed:
+            while await self._connection.call(doing, _is_on, name=name, press=False):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), LOOK_AGAIN)
+                changed.clear()
+
+    async def destroy(self, name: str) -> None:
+        """Switch the domain off at once; it stays defined."""
+        doing = f"switch off the domain {name}"
+        if await self._connection.call(doing, is_about_to_start, name=name):
+            await stale_start.clear(self._runner)
+        await self._connection.call(doing, _destroy, name=name)
+
+    async def undefine(self, name: str) -> None:
+        """Undefine a domain. Raises DriverError for one that runs."""
+        await self._connection.call(f"undefine the domain {name}", _undefine, name=name)
+        # a libvirtd that is killed while it switches off a domain leaves these files
+        await remove_state_files(self._runner, f"qemu/{name}.xml", f"qemu/{name}.pid")
+
+    async def forget_tpm(self, holder: TpmHolder) -> None:
+        xml, doing = xmls.tpm_xml(holder), f"remove the TPM of {holder.name}"
+        await self._connection.call(doing, _forget_tpm, xml=xml, wanted=xmls.domain_identity(xml))
 
 
-def capabilities(connection: Any, *, need: DomainNeed) -> Capabilities:
-    """Return what the host has of what a domain needs."""
-    try:
-        text = connection.getDomainCapabilities(None, need.arch, need.machine, need.virt_type)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_CONFIG_UNSUPPORTED, libvirt.VIR_ERR_INVALID_ARG):
-            return Capabilities(reason=error.get_error_message())
-        raise
-    found = xmls.capabilities(text)
-    size = need.hardware.hugepages_kib
-    return msgspec.structs.replace(
-        found,
-        free_pages=_free_pages(connection, size) if size else None,
-        readonly_virtiofs=found.virtiofs and connection.getLibVersion() >= _READONLY_VIRTIOFS,
-    )
+def _defined(xml: str, made: str) -> tuple[str, xmls.Ownership]:
+    """Return a definition that says what it was made from, and whose it is. Raises DriverError."""
+    xml = xmls.with_made(xml, made)
+    return xml, xmls.domain_identity(xml)
 
 
-def _free_pages(connection: Any, kib: int) -> int | None:
-    """Return how many huge pages of a size are free on all NUMA nodes of the host; None for another size."""
-    try:
-        cells: dict[int, dict[int, int]] = connection.getFreePages([kib], 0, _MOST_CELLS)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_FAILED:
-            return None
-        raise
-    return sum(sizes.get(kib, 0) for sizes in cells.values())
+def _aged(state: DomainState, process: tuple[str, float] | None) -> DomainState:
+    if state.cpu_seconds is None or process is None:
+        return state
+    return msgspec.structs.replace(state, boot=process[0], uptime=process[1])
 
 
-def foreign(
-    connection: Any, *, project: str, domain_names: Sequence[str], network_names: Sequence[str]
-) -> list[str]:
-    """Return which of these names are taken by objects that are not the project's."""
-    own = {domain.name for domain in of_project(connection, project=project)}
-    there = {domain.name() for domain in connection.listAllDomains()}
-    found = [f"domain {name}" for name in domain_names if name in there - own]
-    there = {network.name() for network in connection.listAllNetworks()}
-    there -= networks.of_project(connection, project=project)
-    return found + [f"network {name}" for name in network_names if name in there]
+# the functions below run in the threads of the connection
 
 
-def of_project(connection: Any, *, project: str) -> list[DomainState]:
-    wanted = (
-        libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_CPU_TOTAL | libvirt.VIR_DOMAIN_STATS_BALLOON
-    )
-    # does not wait for a domain in a long job, such as a snapshot
-    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    found = []
-    for domain, stats in connection.getAllDomainStats(wanted, flags):
-        owner = owner_of(domain)
-        if owner.project != project:
-            continue
-        number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
-        state = STATES.get(number, "no state")
-        on = state not in OFF
-        rss = stats.get("balloon.rss")
-        found.append(
-            DomainState(
-                name=owner.name,
-                guest=owner.guest,
-                state=state,
-                reason=_reason(domain, number, stats.get("state.reason", 0)),
-                made=owner.made,
-                cpu_seconds=stats.get("cpu.time", 0) / NANOSECONDS if on else None,
-                memory_mb=rss // _KIB_PER_MIB if on and rss is not None else None,
-                used_mb=_used(stats) if on else None,
-            )
-        )
-    return sorted(found, key=lambda each: each.name)
-
-
-def _used(stats: Mapping[str, int]) -> int | None:
-    """Return the memory that a guest uses, in MiB; None where its balloon driver has not reported yet."""
-    used = used_kib(stats)
-    return used // _KIB_PER_MIB if used is not None else None
-
-
-def used_kib(stats: Mapping[str, int]) -> int | None:
-    """Return the same in KiB."""
-    total = stats.get("balloon.available")
-    # an older driver does not report what it could free
-    free = stats.get("balloon.usable", stats.get("balloon.unused"))
-    return max(0, total - free) if total and free is not None else None
-
-
-def state_of(connection: Any, *, name: str, project: str) -> DomainEvent | None:
-    """Return the state of one domain; None when it is not there, or not the project's."""
-    domain = lookup(connection, name)
-    if domain is not None:
-        with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
-            owner = owner_of(domain)
-            if owner.project == project:
-                state, reason = domain.state()
-                return DomainEvent(
-                    name=name,
-                    guest=owner.guest,
-                    state=STATES.get(state, "no state"),
-                    reason=_reason(domain, state, reason),
-                )
-    return None
-
-
-def observed(connection: Any, *, project: str) -> list[ObservedDomain]:
-    """Return the project's domains with what to compare: two calls for each that runs, one for others."""
-    version = connection.getLibVersion()
-    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-    found = []
-    for domain, stats in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, flags):
-        number = stats.get("state.state", libvirt.VIR_DOMAIN_NOSTATE)
-        reason = stats.get("state.reason", 0)
-        state = STATES.get(number, "no state")
-        with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
-            inactive = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            defined = xmls.domain_identity(inactive)
-            if defined.project != project:
-                continue
-            root = xmls.parse(inactive if state in OFF else domain.XMLDesc(), "domain")
-            owner = xmls.owner_of_domain(root)
-            found.append(
-                ObservedDomain(
-                    name=owner.name,
-                    uuid=root.findtext("uuid") or "",
-                    guest=owner.guest,
-                    state=state,
-                    reason=_reason(domain, number, reason),
-                    made=owner.made,
-                    defined=defined.made,
-                    edited=definition_record.is_edited(inactive, defined.definition, version),
-                    nics=tuple(xmls.nics(root)),
-                    disks=tuple(xmls.disk_targets(root)),
-                    further=tuple(xmls.further_disks(root)),
-                    memory_mb=int(root.findtext("currentMemory") or 0) // _KIB_PER_MIB,
-                    cpus=xmls.cpus(root),
-                    agent=xmls.has_agent(root),
-                )
-            )
-    return sorted(found, key=lambda each: each.name)
-
-
-def _reason(domain: Any, state: int, reason: int) -> str | None:
-    said = _REASONS.get(state, {}).get(reason)
-    if (state, reason) != (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR):
-        return said
-    try:
-        failed = domain.diskErrors()
-    except libvirt.libvirtError:  # it runs again, or is off
-        return said
-    full = sorted(disk for disk, code in failed.items() if code == libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE)
-    return f"{said}: no space for {', '.join(full)}" if full else said
-
-
-def owner_of(domain: Any) -> xmls.Ownership:
-    """Return whose a domain is: the project is None for one that is not ours, or was just removed."""
-    try:
-        return xmls.mark_identity(domain.name(), _mark(domain, libvirt.VIR_DOMAIN_AFFECT_CURRENT))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN_METADATA, libvirt.VIR_ERR_NO_DOMAIN):
-            return xmls.Ownership(name=domain.name(), project=None)
-        raise
-
-
-def _mark(domain: Any, affected: int) -> str:
-    kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
-    return str(domain.metadata(kind, xmls.GUEST_NAMESPACE, affected))
-
-
-def lookup(connection: Any, name: str) -> Any:
-    """Return the domain of that name, or None."""
-    try:
-        return connection.lookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
+def _start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
     """Define and start a domain. Returns False while it is starting already, at another's request."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
         xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
     if domain is None or not domain.isActive() or not domain.isPersistent():
-        domain = define(connection, xml=xml, wanted=wanted)
+        domain = _define(connection, xml=xml, wanted=wanted)
     # asked first: a domain that is starting counts as active, and may be off in a moment
     if is_about_to_start(connection, name=wanted.name):
         return False
@@ -276,13 +210,13 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership) -> bool:
     return True
 
 
-def define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
+def _define(connection: Any, *, xml: str, wanted: xmls.Ownership) -> Any:
     """Define a domain, running or not, and return it. Records what libvirt makes of the definition."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
         xmls.refuse_foreign("domain", wanted, owner_of(domain).project)
         if _has_to_be_another(domain, xml):
-            undefine(connection, name=wanted.name)
+            _undefine(connection, name=wanted.name)
         else:
             xml = xmls.with_uuid(xml, domain.UUIDString())
     domain = connection.defineXML(xml)
@@ -299,19 +233,19 @@ def _has_to_be_another(domain: Any, xml: str) -> bool:
     return wanted not in (None, domain.UUIDString()) and not domain.isActive() and domain.snapshotNum() == 0
 
 
-def stamp(domain: Any, *, made: str) -> None:
+def _stamp(domain: Any, *, made: str) -> None:
     """Set ``made`` in the metadata, of the running domain and of its definition."""
     for there, affected in (
         (domain.isActive(), libvirt.VIR_DOMAIN_AFFECT_LIVE),
         (domain.isPersistent(), libvirt.VIR_DOMAIN_AFFECT_CONFIG),
     ):
         if there:
-            mark = xmls.marked(_mark(domain, affected), made=made)
+            mark = xmls.marked(mark_of(domain, affected), made=made)
             kind = libvirt.VIR_DOMAIN_METADATA_ELEMENT
             domain.setMetadata(kind, mark, xmls.GUEST_PREFIX, xmls.GUEST_NAMESPACE, affected)
 
 
-def resume(domain: Any) -> bool:
+def _resume(domain: Any) -> bool:
     """Let a domain run on that is paused, or sleeps; return whether it was paused."""
     state, _ = domain.state()
     if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
@@ -319,7 +253,7 @@ def resume(domain: Any) -> bool:
             domain.pMWakeup(0)
         return False
     if state != libvirt.VIR_DOMAIN_PAUSED:
-        _refuse_off(domain, "resume")
+        refuse_off(domain, "resume")
         return False
     try:
         domain.resume()
@@ -329,36 +263,14 @@ def resume(domain: Any) -> bool:
     return True
 
 
-def suspend(domain: Any) -> None:
+def _suspend(domain: Any) -> None:
     """Pause a domain that runs."""
-    _refuse_off(domain, "suspend")
+    refuse_off(domain, "suspend")
     if domain.state()[0] != libvirt.VIR_DOMAIN_PAUSED:
         domain.suspend()
 
 
-def _refuse_off(domain: Any, verb: str) -> None:
-    if not domain.isActive():
-        raise DriverError(f"cannot {verb} the domain {domain.name()}: it is off")
-
-
-def paused(domain: Any) -> str | None:
-    """Return why a domain is paused; None for one that is not."""
-    state, reason = domain.state()
-    if state != libvirt.VIR_DOMAIN_PAUSED:
-        return None
-    return _reason(domain, state, reason) or "for an unknown reason"
-
-
-def is_about_to_start(connection: Any, *, name: str) -> bool:
-    domain = lookup(connection, name)
-    with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
-        if domain is not None:
-            state, reason = domain.state()
-            return (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP)
-    return False
-
-
-def is_on(connection: Any, *, name: str, press: bool) -> bool:
+def _is_on(connection: Any, *, name: str, press: bool) -> bool:
     """Return whether the domain runs. ``press`` its power button if it does."""
     domain = lookup(connection, name)
     with unless_so_already(libvirt.VIR_ERR_NO_DOMAIN):
@@ -371,14 +283,14 @@ def is_on(connection: Any, *, name: str, press: bool) -> bool:
     return False
 
 
-def destroy(connection: Any, *, name: str) -> None:
+def _destroy(connection: Any, *, name: str) -> None:
     domain = lookup(connection, name)
     if domain is not None and domain.isActive():
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN):
             domain.destroy()
 
 
-def undefine(connection: Any, *, name: str) -> None:
+def _undefine(connection: Any, *, name: str) -> None:
     """Remove the definition of a domain that is off, if there is one."""
     domain = lookup(connection, name)
     if domain is None:
@@ -391,7 +303,7 @@ def undefine(connection: Any, *, name: str) -> None:
         domain.undefineFlags(_FORGET_ALL | nvram)
 
 
-def forget_tpm(connection: Any, *, xml: str, wanted: xmls.Ownership) -> None:
+def _forget_tpm(connection: Any, *, xml: str, wanted: xmls.Ownership) -> None:
     """Remove the state of the TPM of a domain that is not defined: libvirt does so when it undefines one."""
     domain = lookup(connection, wanted.name)
     if domain is not None:
@@ -401,15 +313,3 @@ def forget_tpm(connection: Any, *, xml: str, wanted: xmls.Ownership) -> None:
     with unless_so_already(libvirt.VIR_ERR_CONFIG_UNSUPPORTED):  # without swtpm there is no state
         domain = domain or connection.defineXML(xml)
         domain.undefineFlags(_FORGET_ALL | libvirt.VIR_DOMAIN_UNDEFINE_TPM)
-
-
-def facts(connection: Any) -> HypervisorFacts:
-    _, memory_mb, cpus, *_ = connection.getInfo()
-    versions = {"libvirt": connection.getLibVersion(), connection.getType(): connection.getVersion()}
-    version = ", ".join(f"{name} {_dotted(number)}" for name, number in versions.items())
-    return HypervisorFacts(cpus=cpus, memory_mb=memory_mb, version=version)
-
-
-def _dotted(number: int) -> str:
-    """Format a version as libvirt encodes it: major * 1,000,000 + minor * 1,000 + release."""
-    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

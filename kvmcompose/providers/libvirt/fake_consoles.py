@@ -8,7 +8,10 @@ import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import ConsoleTakenError
+from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.providers.libvirt.interface.consoles import Screen
 
 _PROMPT = b"# "
 #: What the command ``flood`` prints: far more than any client reads at once.
@@ -25,7 +28,33 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class FakeConsoles:
-    """The consoles of one simulated libvirt; each has one user at most."""
+    """See ``DomainConsoles``."""
+
+    def __init__(self, host: SimulatedHost, terminals: FakeTerminals) -> None:
+        self._host = host
+        self._terminals = terminals
+
+    async def open(self, name: str, *, force: bool) -> socket.socket:
+        await self._host.call("open_console", name)
+        domain = self._host.world.domains.get(name)
+        if domain is None or not domain.started:
+            raise RefusedError(f"{name} is off" if domain is not None else f"there is no domain {name}")
+        return self._terminals.open(name, force=force)
+
+    async def screen(self, name: str) -> Screen | None:
+        await self._host.call("screen", name)
+        domain = self._host.world.domains.get(name)
+        if domain is None or not domain.hardware.screen:
+            return None
+        return Screen(kind=domain.hardware.screen, port=5900 if domain.started else 0)
+
+    async def open_screen(self, screen: Screen) -> socket.socket:
+        await self._host.call("open_screen", screen.kind)
+        return self._terminals.open_screen()
+
+
+class FakeTerminals:
+    """What is open of the consoles and screens of a host; a console has one user at most."""
 
     def __init__(self) -> None:
         self._users: dict[str, asyncio.Task[None]] = {}

@@ -13,7 +13,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import World, network_places
 from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
-from kvmcompose.providers.libvirt.interface import FoundNetwork
+from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
 from kvmcompose.providers.libvirt.network_entries import EditCommand, addresses, difference, name_edits
 
 
@@ -32,7 +32,7 @@ def _marked(xml: str) -> tuple[Ownership, str, str]:
 
 
 class FakeNetworks:
-    """See ``Hypervisor``."""
+    """See ``Networks``."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
@@ -41,7 +41,7 @@ class FakeNetworks:
     def _world(self) -> World:
         return self._host.world
 
-    async def found_networks(self, project: str) -> Mapping[str, FoundNetwork]:
+    async def observe(self, project: str) -> Mapping[str, FoundNetwork]:
         await self._host.call("found_networks", project)
         return self._networks(project)
 
@@ -55,7 +55,7 @@ class FakeNetworks:
         edited = name in self._world.edited_networks
         return FoundNetwork(name=name, active=active, digest=digest, xml=xml, edited=edited)
 
-    async def start_network(self, xml: str) -> None:
+    async def start(self, xml: str) -> None:
         wanted, marked, digest = await in_thread(_marked, xml)
         await self._host.call("start_network", wanted.name)
         if wanted.name in self._world.networks:
@@ -65,9 +65,9 @@ class FakeNetworks:
                 if known.digest != digest:
                     raise DriverError(f"the network {wanted.name} is active with another definition")
                 return
-        self._define_network(wanted, marked)
+        self._define(wanted, marked)
 
-    def _define_network(self, wanted: Ownership, marked: str) -> None:
+    def _define(self, wanted: Ownership, marked: str) -> None:
         world = self._world
         world.networks[wanted.name] = wanted.project or ""
         world.network_definitions[wanted.name] = marked
@@ -75,7 +75,7 @@ class FakeNetworks:
         world.edited_networks = [name for name in world.edited_networks if name != wanted.name]
         self._host.keep(*network_places(wanted.name))
 
-    async def update_network(self, xml: str, names: Collection[str] = ()) -> bool:
+    async def update(self, xml: str, names: Collection[str] = ()) -> bool:
         wanted, marked, _ = await in_thread(_marked, xml)
         await self._host.call("update_network", wanted.name)
         if wanted.name not in self._world.networks:
@@ -88,7 +88,7 @@ class FakeNetworks:
         if known.active and known.xml and names:
             marked = await in_thread(_with_names_of, wanted.name, marked, known.xml, names)
         stopped = list(self._world.stopped_networks)
-        self._define_network(wanted, marked)
+        self._define(wanted, marked)
         self._world.stopped_networks = stopped
         self._host.keep(*network_places(wanted.name))
         return True
@@ -115,12 +115,12 @@ class FakeNetworks:
 
     def _subnet(self, network: str) -> IPv4Network | None:
         xml = self._world.network_definitions.get(network)
-        ip = ET.fromstring(xml).find("ip") if xml else None  # noqa: S314 (see above)
+        ip = ET.fromstring(xml).find("ip") if xml else None  # noqa: S314 (written by our builds and tests)
         if ip is None or ip.find("dhcp") is None:
             return None
         return IPv4Network(f"{ip.get('address')}/{ip.get('prefix')}", strict=False)
 
-    async def remove_network(self, name: str) -> None:
+    async def remove(self, name: str) -> None:
         await self._host.call("remove_network", name)
         if name in self._world.networks:
             self._world.unleased = sorted(self._host.macs_on())
@@ -143,7 +143,7 @@ def _with_names(network: str, xml: str, names: Mapping[str, str | None]) -> str:
     if dns is None:
         dns = ET.SubElement(root, "dns")
     for edit in edits:
-        host = ET.fromstring(edit.xml)  # noqa: S314 (see above)
+        host = ET.fromstring(edit.xml)  # noqa: S314 (written by our builds and tests)
         if edit.command is EditCommand.DELETE:
             for each in dns.findall("host"):
                 if {host.get("ip"), host.findtext("hostname")} & {each.get("ip"), each.findtext("hostname")}:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import libvirt
 import msgspec
 
 from kvmcompose.core.instance import HostMeasures, HostSize, Measured
+from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt.connection import Connection
-from kvmcompose.providers.libvirt.domains import NANOSECONDS, OFF, STATES, facts, owner_of, used_kib
+from kvmcompose.providers.libvirt.domain_states import NANOSECONDS, OFF, STATES, owner_of, used_kib
+from kvmcompose.providers.libvirt.host import facts
+from kvmcompose.providers.libvirt.processes import qemu_processes
 
 _BYTES_PER_KIB = 1024
 _MEASURED = (
@@ -27,12 +30,9 @@ _MEASURED = (
 class DomainMeter:
     """Measures the domains of one host, and remembers from one time to the next what does not change."""
 
-    def __init__(
-        self, connection: Connection, processes: Callable[[], Awaitable[Mapping[str, tuple[str, float]]]]
-    ) -> None:
-        """``processes`` returns the QEMU processes by domain: the number of each, and its age in seconds."""
+    def __init__(self, connection: Connection, runner: CommandRunner) -> None:
         self._connection = connection
-        self._processes = processes
+        self._runner = runner
         self._size: HostSize | None = None
         #: The owners of the domains that were measured last, by UUID, and the times of their starts by
         #: the monotonic clock; None where the process is hidden.
@@ -51,7 +51,7 @@ class DomainMeter:
         self._owners = {each.uuid: each.owner for each in found}
         starts = {each.start: self._starts.get(each.start) for each in found if each.start}
         if not starts.keys() <= self._starts.keys():
-            processes, now = await self._processes(), time.monotonic()
+            processes, now = await qemu_processes(self._runner), time.monotonic()
             for each in found:
                 if each.start and each.owner.name in processes:
                     starts[each.start] = now - processes[each.owner.name][1]

@@ -20,7 +20,7 @@ import msgspec
 
 from kvmcompose.core.resource import Reason, ReasonCode
 from kvmcompose.providers.libvirt.definitions import network_digest, parse
-from kvmcompose.providers.libvirt.interface import FoundNetwork
+from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
 
 #: What the entries of a guest are called in reasons.
 _ENTRIES = "addresses and names of "

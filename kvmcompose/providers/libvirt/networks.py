@@ -1,19 +1,23 @@
-"""The networks of projects. Runs in the threads of a libvirt connection."""
+"""The networks of projects on one host."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import libvirt
 
+from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
-from kvmcompose.providers.libvirt import definition_record
+from kvmcompose.providers.libvirt import definition_record, stale_network
 from kvmcompose.providers.libvirt import definitions as xmls
 from kvmcompose.providers.libvirt import network_entries as entries
-from kvmcompose.providers.libvirt.connection import failure, unless_so_already
-from kvmcompose.providers.libvirt.interface import FoundNetwork
+from kvmcompose.providers.libvirt.connection import Connection, failure, unless_so_already
+from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
+from kvmcompose.providers.libvirt.neighbours import answers
+from kvmcompose.providers.libvirt.state_files import remove_state_files
 
 _COMMANDS = {
     entries.EditCommand.DELETE: libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE,
@@ -27,6 +31,72 @@ _SECTIONS = {
 _SUBNET_TAKEN = re.compile(r"[Nn]etwork is already in use by interface (\S+)")
 
 
+class LibvirtNetworks:
+    """The networks of one host. ``runner`` runs what libvirt has no call for."""
+
+    def __init__(self, connection: Connection, runner: CommandRunner) -> None:
+        self._connection = connection
+        self._runner = runner
+
+    async def observe(self, project: str) -> Mapping[str, FoundNetwork]:
+        return await self._connection.call("inspect networks", _observed, project=project)
+
+    async def start(self, xml: str) -> None:
+        marked, digest = xmls.with_digest(xml)
+        wanted = xmls.network_identity(marked)
+        doing = f"start the network {wanted.name}"
+        start = functools.partial(_start, xml=marked, wanted=wanted, digest=digest)
+        try:
+            await self._connection.call(doing, start)
+        except DriverError:
+            if not await self._clear_stale(wanted.name, marked):
+                raise
+            await self._connection.call(doing, start)
+
+    async def update(self, xml: str, names: Collection[str] = ()) -> bool:
+        """Each entry is a call: 1 ms for DNS, some 0.3 s for DHCP, as libvirt reloads its firewall rules."""
+        marked, _ = xmls.with_digest(xml)
+        wanted = xmls.network_identity(marked)
+        doing = f"update the network {wanted.name}"
+        update = functools.partial(_update, xml=xml, marked=marked, wanted=wanted, names=names)
+        return await self._connection.call(doing, update)
+
+    async def put_names(self, network: str, names: Mapping[str, str | None]) -> None:
+        doing = f"change names in the network {network}"
+        await self._connection.call(doing, _put_names, name=network, names=names)
+
+    async def remove(self, name: str) -> None:
+        doing = f"remove the network {name}"
+        await self._connection.call(doing, _stop, name=name)
+        await self._clear_stale(name)
+        await self._connection.call(doing, _undefine, name=name)
+        # its DHCP server wrote this file as root and ended as nobody; libvirt (9.0) leaves it
+        await remove_state_files(self._runner, f"network/{name}.pid")
+
+    async def _clear_stale(self, name: str, xml: str | None = None) -> bool:
+        """Remove what is left of a network that is not active; return whether there was anything.
+
+        ``xml`` defines a network that libvirt does not know.
+        """
+        doing = f"inspect the network {name}"
+        found = await self._connection.call(doing, _remains_of_inactive, name=name, xml=xml)
+        return found is not None and await stale_network.clear(self._runner, found)
+
+    async def leases(self, network: str) -> Mapping[str, str]:
+        """Return the addresses that the network's DHCP server assigned, by MAC address in lower case.
+
+        Empty when there is no such network.
+        """
+        doing = f"list the leases of the network {network}"
+        return await self._connection.call(doing, _leases, name=network)
+
+    async def answers(self, mac: str, address: str) -> bool:
+        return await answers(self._runner, mac, address)
+
+
+# the functions below run in the threads of the connection
+
+
 def of_project(connection: Any, *, project: str) -> set[str]:
     """Return the names of the project's networks."""
     names = set()
@@ -37,7 +107,7 @@ def of_project(connection: Any, *, project: str) -> set[str]:
     return names
 
 
-def found(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
+def _observed(connection: Any, *, project: str) -> dict[str, FoundNetwork]:
     there = {}
     for network in connection.listAllNetworks():
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):
@@ -73,7 +143,7 @@ def _recorded(network: Any) -> xmls.Ownership:
     return xmls.network_identity(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
 
 
-def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> None:
+def _start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> None:
     """Define and start it. Raises DriverError when it is active with other XML, or not the project's."""
     network = _lookup(connection, wanted.name)
     if network is not None:
@@ -99,7 +169,9 @@ def start(connection: Any, *, xml: str, wanted: xmls.Ownership, digest: str) -> 
         raise _failure(xml, wanted, error) from None
 
 
-def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, names: Collection[str]) -> bool:
+def _update(
+    connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, names: Collection[str]
+) -> bool:
     """Give a live network the entries of its XML, then define it as the XML says.
 
     ``marked`` is the XML with its digest. Interrupted, the digest still is that of before. DNS entries of one
@@ -119,7 +191,7 @@ def update(connection: Any, *, xml: str, marked: str, wanted: xmls.Ownership, na
     return True
 
 
-def put_names(connection: Any, *, name: str, names: Mapping[str, str | None]) -> None:
+def _put_names(connection: Any, *, name: str, names: Mapping[str, str | None]) -> None:
     """Give names an address in the DNS server of a network that is active, or take them away."""
     network = _lookup(connection, name)
     if network is None or not network.isActive():
@@ -147,7 +219,7 @@ def _carry_out(network: Any, edits: Sequence[entries.Edit]) -> None:
         )
 
 
-def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
+def _remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
     """Return what may be left on the host of a project's network that is not active."""
     network = _lookup(connection, name)
     if network is not None:
@@ -159,7 +231,7 @@ def remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.
     return xmls.network_remains(xml) if xmls.network_identity(xml).project else None
 
 
-def leases(connection: Any, *, name: str) -> dict[str, str]:
+def _leases(connection: Any, *, name: str) -> dict[str, str]:
     """Return addresses by MAC address; empty when there is no such network."""
     network = _lookup(connection, name)
     if network is None:
@@ -169,14 +241,14 @@ def leases(connection: Any, *, name: str) -> dict[str, str]:
     return {lease["mac"].lower(): lease["ipaddr"] for lease in found if lease.get("mac")}
 
 
-def stop(connection: Any, *, name: str) -> None:
+def _stop(connection: Any, *, name: str) -> None:
     network = _lookup(connection, name)
     if network is not None and network.isActive():
         with unless_so_already(libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_NETWORK):
             network.destroy()
 
 
-def undefine(connection: Any, *, name: str) -> None:
+def _undefine(connection: Any, *, name: str) -> None:
     network = _lookup(connection, name)
     if network is not None:
         with unless_so_already(libvirt.VIR_ERR_NO_NETWORK):

@@ -1,20 +1,69 @@
-"""Snapshots inside the disks of a domain. Runs in the threads of a libvirt connection."""
+"""Snapshots inside the disks of domains."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import libvirt
 
+from kvmcompose.hosts import arp
+from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import alive, snapshot_tables
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt.interface import SnapshotState
+from kvmcompose.providers.libvirt.connection import Connection
+from kvmcompose.providers.libvirt.interface.snapshots import SnapshotState
 
 _QCOW2 = "qcow2"
+#: How long qemu-img may take to revert a disk to a snapshot, in seconds.
+_SNAPSHOT_SECONDS = 600.0
 
 
-def listed(domain: Any) -> list[SnapshotState]:
+class LibvirtSnapshots:
+    """The snapshots of domains on one host. ``runner`` runs qemu-img."""
+
+    def __init__(self, connection: Connection, runner: CommandRunner) -> None:
+        self._connection = connection
+        self._runner = runner
+
+    async def of(self, domain: str) -> Sequence[SnapshotState]:
+        return await self._connection.on_domain(f"list the snapshots of {domain}", domain, _listed)
+
+    async def create(self, domain: str, name: str) -> None:
+        """Create a snapshot of disk and, if the domain runs, memory; the guest is paused meanwhile."""
+        doing = f"create the snapshot {name} of {domain}"
+        disks = await self._connection.on_domain(doing, domain, _room, name=name)
+        snapshot_tables.refuse_to_create(domain, name, await snapshot_tables.read(self._runner, disks))
+        await self._connection.on_domain_once(doing, domain, _create, name=name)
+
+    async def restore(self, domain: str, name: str) -> None:
+        doing = f"restore the snapshot {name} of {domain}"
+        state, disks = await self._connection.on_domain(doing, domain, _places, name=name)
+        tables = await snapshot_tables.read(self._runner, disks)
+        corrections = snapshot_tables.corrections(domain, name, state, tables)
+        await self._connection.on_domain(doing, domain, _restore, name=name)
+        for argv in corrections:
+            await self._runner.run(argv, privileged=True, seconds=_SNAPSHOT_SECONDS)
+        await arp.leave_arp_to_bridges(
+            self._runner, await self._connection.on_domain(doing, domain, alive.taps)
+        )
+
+    async def delete(self, domain: str, name: str) -> None:
+        doing = f"delete the snapshot {name} of {domain}"
+        await self._connection.on_domain_once(doing, domain, _delete, name=name)
+
+    async def redefine(self, domain: str, xml: str) -> None:
+        """Redefine a snapshot whose data is in the disk; does nothing when libvirt knows it."""
+        doing = f"redefine the snapshot {xmls.snapshot_facts(xml).name} of {domain}"
+        await self._connection.on_domain(doing, domain, _redefine, xml=xml)
+
+
+# the functions below run in the threads of the connection
+
+
+def _listed(domain: Any) -> list[SnapshotState]:
     current = domain.snapshotCurrent().getName() if domain.hasCurrentSnapshot() else None
     found = []
     for snapshot in domain.listAllSnapshots():
@@ -37,7 +86,7 @@ def listed(domain: Any) -> list[SnapshotState]:
     return sorted(found, key=lambda each: each.created)
 
 
-def room(domain: Any, *, name: str) -> list[xmls.Disk]:
+def _room(domain: Any, *, name: str) -> list[xmls.Disk]:
     """Return the disks that a new snapshot is stored in.
 
     Raises DriverError when the name is taken, or a disk cannot hold snapshots.
@@ -60,13 +109,13 @@ def room(domain: Any, *, name: str) -> list[xmls.Disk]:
     return writable
 
 
-def create(domain: Any, *, name: str) -> None:
-    """Create the snapshot, in the disks that ``room`` returns."""
+def _create(domain: Any, *, name: str) -> None:
+    """Create the snapshot, in the disks that ``_room`` returns."""
     disks = list(xmls.disks(domain.XMLDesc()))
     domain.snapshotCreateXML(xmls.snapshot_xml(name, iter(disks)))
 
 
-def places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
+def _places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
     """Return the state that the guest was in, and the disks that hold the snapshot.
 
     Raises DriverError when there is no such snapshot.
@@ -75,7 +124,7 @@ def places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
     return xmls.snapshot_facts(xml).state, xmls.snapshot_disks(xml)
 
 
-def restore(domain: Any, *, name: str) -> None:
+def _restore(domain: Any, *, name: str) -> None:
     """Revert to a snapshot. Raises DriverError when there is none of that name."""
     snapshot = _known(domain, name)
     try:
@@ -87,12 +136,12 @@ def restore(domain: Any, *, name: str) -> None:
         domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_FORCE)
 
 
-def delete(domain: Any, *, name: str) -> None:
+def _delete(domain: Any, *, name: str) -> None:
     """Delete a snapshot. Raises DriverError when there is none of that name."""
     _known(domain, name).delete()
 
 
-def know(domain: Any, *, xml: str) -> None:
+def _redefine(domain: Any, *, xml: str) -> None:
     """Redefine a snapshot, unless libvirt knows it."""
     facts = xmls.snapshot_facts(xml)
     if _lookup(domain, facts.name) is not None:

@@ -167,7 +167,7 @@ async def _network(
     context: Context, testbed: LoadedTestbed, network: LibvirtNetwork, wanted: Capture
 ) -> AsyncGenerator[bytes]:
     host = context.host(testbed.state.testbed_hosts[network.host])
-    found = (await host.hypervisor.found_networks(testbed.project)).get(network.name)
+    found = (await host.hypervisor.networks.observe(testbed.project)).get(network.name)
     if found is None or not found.active:
         raise _down(wanted.target)
     await _check_filter(host, wanted)

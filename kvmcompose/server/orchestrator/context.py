@@ -188,8 +188,8 @@ class Context:
         network = testbed.network_plan.network
         if network is None or not asking:
             return found
-        hypervisor = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
-        given = leases if leases is not None else await hypervisor.leases(network.name)
+        networks = self.host(testbed.state.testbed_hosts[network.host]).hypervisor.networks
+        given = leases if leases is not None else await networks.leases(network.name)
         known = self.store.marks(self.project, ADDRESS_MARK)
         reachable = testbed.network_plan.reachable
 
@@ -200,7 +200,7 @@ class Context:
             before = known.get(identity)
             if address is None and before is not None:
                 # the network was made again, and the guest has not asked since
-                answers = await side_by_side(hypervisor.answers(mac, before) for mac in macs)
+                answers = await side_by_side(networks.answers(mac, before) for mac in macs)
                 return before if any(answers) else None
             if address != before:
                 self.store.put_mark(self.project, ADDRESS_MARK, identity, address)
@@ -216,7 +216,7 @@ class Context:
         """
         if guest.domain is None or guest.address != "dynamic":
             return None
-        addresses = await told(self.host_of(guest, testbed).hypervisor, guest.state.domain)
+        addresses = await told(self.host_of(guest, testbed).hypervisor.agents, guest.state.domain)
         return await self._confirmed(guest, testbed, addresses)
 
     async def told_addresses(
@@ -225,7 +225,7 @@ class Context:
         """Return the same of several guests, by name, as far as it is known within a second."""
         asked = [each for each in guests if each.domain is not None]
         found = await self.agents.of(
-            (self.host_of(each, testbed).hypervisor, each.state.domain) for each in asked
+            (self.host_of(each, testbed).hypervisor.agents, each.state.domain) for each in asked
         )
         return {
             each.name: await self._confirmed(each, testbed, found.get(each.state.domain, {}))
@@ -238,7 +238,7 @@ class Context:
         network = testbed.network_plan.network
         if network is None or not addresses:
             return None
-        here = self.host(testbed.state.testbed_hosts[network.host]).hypervisor
+        here = self.host(testbed.state.testbed_hosts[network.host]).hypervisor.networks
         reachable = testbed.network_plan.reachable
         macs = [nic.mac.lower() for nic in guest.state.interfaces if nic.bridge in reachable]
         return await confirmed(here, addresses, macs, network.subnet)

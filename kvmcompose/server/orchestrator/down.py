@@ -15,7 +15,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.transfer_plan import forget_sent
 from kvmcompose.pipeline.stored import sound_hosts
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import TpmHolder
+from kvmcompose.providers.libvirt.interface.domains import TpmHolder
 from kvmcompose.render.domain import console_log
 from kvmcompose.render.platform import domain_uuid
 from kvmcompose.server.action_log import ActionLog, StepFailedError
@@ -179,7 +179,7 @@ class TakeDown:
         """Remove the state of TPMs, from all hosts that their guests may have been on."""
         for holder in self._tpms():
             for host in hosts:
-                await shielded(host.hypervisor.forget_tpm(holder))
+                await shielded(host.hypervisor.domains.forget_tpm(holder))
 
     def _tpms(self) -> Iterable[TpmHolder]:
         project = self._context.project

@@ -120,7 +120,7 @@ class GoldenImages:
                     await run_script(entrance, script, step.output)
             with log.step(STAGE, f"freeze:{golden.name}", **where):
                 await seal(entrance)
-                if not await host.hypervisor.shut_down_domain(domain, _SHUT_DOWN_SECONDS):
+                if not await host.hypervisor.domains.shut_down(domain, _SHUT_DOWN_SECONDS):
                     raise DriverError(
                         f"{golden.name} did not shut down within {_SHUT_DOWN_SECONDS:.0f} s",
                         hint="what it was doing, its console shows: .kvm-compose/consoles",
@@ -147,11 +147,11 @@ class GoldenImages:
         """Unless it has become another project's since hosts were looked at."""
         if await host.hypervisor.foreign(self._context.project, [domain], []):
             return
-        await host.hypervisor.destroy_domain(domain)
-        await host.hypervisor.undefine_domain(domain)
+        await host.hypervisor.domains.destroy(domain)
+        await host.hypervisor.domains.undefine(domain)
 
     async def _freeze(self, golden: LoadedGuest, host: HostDrivers) -> None:
-        await host.hypervisor.undefine_domain(golden.state.domain)
+        await host.hypervisor.domains.undefine(golden.state.domain)
         for disk in self._distribution.paths(golden):
             await host.disks.set_frozen(disk, frozen=True)
         await in_thread(self._remember, golden, await self._signature(golden))

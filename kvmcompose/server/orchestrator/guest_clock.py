@@ -12,7 +12,7 @@ from typing import Any
 
 from kvmcompose.hosts.errors import AgentSilentError, DriverError
 from kvmcompose.providers.libvirt.agent import AgentCommand
-from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.libvirt.interface.agents import DomainAgents
 from kvmcompose.server.orchestrator.testbed import LoadedGuest
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _SECONDS, _AGAIN_SECONDS = 3, 1.0
 
 
-async def set_clock(hypervisor: Hypervisor, guest: LoadedGuest, *, again: bool = False) -> bool:
+async def set_clock(agents: DomainAgents, guest: LoadedGuest, *, again: bool = False) -> bool:
     """Have the agent of a guest set its clock to the time of this machine; return whether it did.
 
     Nothing fails because of it. ``again``: the agent may take a moment to connect to its channel.
@@ -30,21 +30,21 @@ async def set_clock(hypervisor: Hypervisor, guest: LoadedGuest, *, again: bool =
         return False
     try:
         try:
-            await _set(hypervisor, guest)
+            await _set(agents, guest)
         except AgentSilentError:
             if not again:
                 raise
             await asyncio.sleep(_AGAIN_SECONDS)
-            await _set(hypervisor, guest)
+            await _set(agents, guest)
     except DriverError as error:
         log.info("the clock of %s is not set: %s", guest.name, error.message)
         return False
     return True
 
 
-async def _set(hypervisor: Hypervisor, guest: LoadedGuest) -> None:
+async def _set(agents: DomainAgents, guest: LoadedGuest) -> None:
     command = AgentCommand(execute="guest-set-time", arguments={"time": time.time_ns()})
-    await hypervisor.ask_agent(guest.state.domain, command, _SECONDS)
+    await agents.ask(guest.state.domain, command, _SECONDS)
 
 
 def _has_a_time_of_its_own(guest: LoadedGuest) -> bool:

@@ -72,9 +72,9 @@ class Starter:
             nvram = self._context.folder_on(host) / guest.domain.nvram
             await host.disks.ready_nvram(nvram, fresh=is_new)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
-        await host.hypervisor.start_domain(xml, made)
+        await host.hypervisor.domains.start(xml, made)
         for _name, xml in store.snapshots(project, guest.state.identity):
-            await host.hypervisor.know_snapshot(guest.state.domain, xml)
+            await host.hypervisor.snapshots.redefine(guest.state.domain, xml)
 
     async def _show_console(self, guest: LoadedGuest, host: HostDrivers, stage: str) -> None:
         path, text = await runtime_of(guest).console_end(self._context, self._testbed, guest, _CONSOLE_LINES)

@@ -181,7 +181,7 @@ async def _told(
             drivers = view.hosts[host]
             found = (await view.observed(drivers)).values()
             there = [each.name for each in found if each.agent and each.state == "running"]
-            asked += [(drivers.hypervisor, name) for name in there if name in lacking]
+            asked += [(drivers.hypervisor.agents, name) for name in there if name in lacking]
     return await view.context.agents.of(asked)
 
 

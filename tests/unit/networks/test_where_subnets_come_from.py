@@ -70,7 +70,7 @@ def test_a_conflict_names_the_cause(
     monkeypatch: pytest.MonkeyPatch, ip: str, wanted: str, unwanted: str
 ) -> None:
     class Taken:
-        async def start_network(self, _xml: str) -> None:
+        async def start(self, _xml: str) -> None:
             raise SubnetTakenError("it is in use", hint="inspect it")
 
     text = TEXT.format(
@@ -79,7 +79,7 @@ def test_a_conflict_names_the_cause(
     compiled = compile_text(text, on=hosts(1), files=MemoryFiles({"key", "key.pub"}))
     plan = dialect("bridges").network_plan(decode_state(encode_state(compiled.state)))
     testbed: Any = SimpleNamespace(network_plan=plan, digests={}, dynamic=())
-    host: Any = SimpleNamespace(hypervisor=Taken())
+    host: Any = SimpleNamespace(hypervisor=SimpleNamespace(networks=Taken()))
     monkeypatch.setattr(libvirt_network, "network_xml", lambda *_: "")
     work: Any = SimpleNamespace(context=None, testbed=testbed)
     wanted_network: Any = SimpleNamespace(spec=libvirt_network.NetworkSpec(plan.network, ""))

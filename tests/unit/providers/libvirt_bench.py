@@ -74,14 +74,14 @@ class Bench:
         return asyncio.run(every())
 
     def start(self, **options: Any) -> None:
-        self.run(lambda: self.driver.start_domain(domain_xml(**options)))
+        self.run(lambda: self.driver.domains.start(domain_xml(**options)))
 
     def domain(self, name: str = "p-web") -> libvirt.virDomain:
         return self.connection.lookupByName(name)
 
     @property
     def states(self) -> dict[str, str]:
-        found = self.run(lambda: self.driver.domains("p"))
+        found = self.run(lambda: self.driver.domains.states("p"))
         return {name: state.state for name, state in found.items()}
 
     @property

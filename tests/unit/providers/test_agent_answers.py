@@ -10,7 +10,7 @@ import libvirt_qemu
 import pytest
 
 from kvmcompose.hosts.errors import AgentSilentError, DriverError
-from kvmcompose.providers.libvirt import agent, agent_calls
+from kvmcompose.providers.libvirt import agent, agents
 from kvmcompose.providers.libvirt.connection import failure
 from kvmcompose.providers.libvirt.definitions import has_agent, parse
 
@@ -112,7 +112,7 @@ def test_an_agent_that_is_not_there(monkeypatch: pytest.MonkeyPatch, code: int, 
 
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", refuse)
     with pytest.raises(AgentSilentError, match="lab-web does not answer guest-ping") as raised:
-        agent_calls.ask(Domain(), command=agent.PING, seconds=5)
+        agents.ask(Domain(), command=agent.PING, seconds=5)
     assert "Requested operation" not in raised.value.message
 
 
@@ -122,7 +122,7 @@ def test_a_command_that_the_agent_refuses_is_libvirts_error(monkeypatch: pytest.
 
     monkeypatch.setattr(libvirt_qemu, "qemuAgentCommand", refuse)
     with pytest.raises(libvirt.libvirtError) as raised:
-        agent_calls.ask(Domain(), command=agent.PING, seconds=5)
+        agents.ask(Domain(), command=agent.PING, seconds=5)
     assert "block-rpcs" in (failure("ask", raised.value).hint or "")
 
 

@@ -35,7 +35,7 @@ class Peer:
         }
         self.asked: list[AgentCommand] = []
 
-    async def ask_agent(self, _name: str, command: AgentCommand, _seconds: int = 5) -> Any:
+    async def ask(self, _name: str, command: AgentCommand, _seconds: int = 5) -> Any:
         self.asked.append(command)
         answer = self.answers[command.execute]
         if isinstance(answer, Exception):

@@ -14,9 +14,9 @@ from test_driver_alive import hypervisor
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake_world import FakeBridge
 from kvmcompose.providers.fake import FakeDrivers
-from kvmcompose.providers.libvirt import alive
-from kvmcompose.providers.libvirt import driver as driver_module
-from kvmcompose.providers.libvirt.interface import DomainEvent, Hypervisor, ObservedDomain
+from kvmcompose.providers.libvirt import alive, devices, domains
+from kvmcompose.providers.libvirt.interface import Hypervisor
+from kvmcompose.providers.libvirt.interface.domains import DomainEvent, ObservedDomain
 
 MAC = "52:54:00:00:00:99"
 NIC = (
@@ -34,7 +34,7 @@ XML = (
 
 
 async def observed(driver: Hypervisor) -> ObservedDomain:
-    return (await driver.observe("p"))["p-web"]
+    return (await driver.domains.observe("p"))["p-web"]
 
 
 def fake_driver() -> tuple[FakeDrivers, Hypervisor]:
@@ -45,37 +45,37 @@ def fake_driver() -> tuple[FakeDrivers, Hypervisor]:
 
 async def change_alive(driver: Hypervisor) -> None:
     """What holds for a domain, real or not."""
-    await driver.define_domain(XML, "first")
-    for call in (driver.set_memory, driver.set_vcpus):
+    await driver.domains.define(XML, "first")
+    for call in (driver.devices.set_memory, driver.devices.set_vcpus):
         with pytest.raises(DriverError, match="it is off"):
             await call("p-web", 1)
     with pytest.raises(DriverError, match="it is off"):
-        await driver.attach_nic("p-web", NIC)
+        await driver.devices.attach_nic("p-web", NIC)
     found = await observed(driver)
     assert (found.guest, found.state, found.made, found.defined) == ("web", "shut off", "first", "first")
     assert (found.memory_mb, found.cpus, found.nics, found.disks) == (128, 1, (), ("vda", "vdb"))
-    await driver.start_domain(XML, "second")
-    await driver.set_memory("p-web", 200)
-    await driver.set_vcpus("p-web", 2)
+    await driver.domains.start(XML, "second")
+    await driver.devices.set_memory("p-web", 200)
+    await driver.devices.set_vcpus("p-web", 2)
     found = await observed(driver)
     assert (found.state, found.memory_mb, found.cpus) == ("running", 200, 2)
     with pytest.raises(DriverError, match="cannot give 300 MiB to the domain p-web"):
-        await driver.set_memory("p-web", 300)
+        await driver.devices.set_memory("p-web", 300)
     with pytest.raises(DriverError, match="cannot give 3 CPUs to the domain p-web"):
-        await driver.set_vcpus("p-web", 3)
+        await driver.devices.set_vcpus("p-web", 3)
     for _ in range(2):
-        await driver.attach_nic("p-web", NIC)
+        await driver.devices.attach_nic("p-web", NIC)
         (nic,) = (await observed(driver)).nics
         assert (nic.mac, nic.target, nic.source) == (MAC, "tap-1", "br")
     for _ in range(2):
-        assert await driver.detach_nic("p-web", MAC.upper(), 5)
+        assert await driver.devices.detach_nic("p-web", MAC.upper(), 5)
         assert (await observed(driver)).nics == ()
     found = await observed(driver)
     assert (found.made, found.defined, found.edited) == ("second", "second", False)
-    await driver.define_domain(XML, "third")
+    await driver.domains.define(XML, "third")
     found = await observed(driver)
     assert (found.made, found.defined, found.memory_mb) == ("second", "third", 200)
-    await driver.destroy_domain("p-web")
+    await driver.domains.destroy("p-web")
     found = await observed(driver)
     assert (found.made, found.defined, found.memory_mb, found.cpus) == ("third", "third", 128, 1)
 
@@ -96,14 +96,14 @@ def test_a_definition_that_was_edited_is_seen(bench: Bench) -> None:
     def edited() -> bool:
         return bool(bench.run(lambda: observed(bench.driver)).edited)
 
-    bench.run(lambda: bench.driver.start_domain(XML, "made"))
+    bench.run(lambda: bench.driver.domains.start(XML, "made"))
     assert not edited()
     bench.domain().setMemoryFlags(100 << 10, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
     assert edited()
-    bench.run(lambda: bench.driver.attach_nic("p-web", NIC))  # does not hide it
-    bench.run(lambda: bench.driver.stamp_domain("p-web", "other"))
+    bench.run(lambda: bench.driver.devices.attach_nic("p-web", NIC))  # does not hide it
+    bench.run(lambda: bench.driver.domains.stamp("p-web", "other"))
     assert edited()
-    bench.run(lambda: bench.driver.define_domain(XML, "again"))
+    bench.run(lambda: bench.driver.domains.define(XML, "again"))
     assert not edited()
 
 
@@ -119,13 +119,15 @@ def test_what_cannot_be_compared_is_not_edited(bench: Bench, monkeypatch: pytest
     mark = '<guest project="p" name="web" host="main"/>'
     bench.domain().setMetadata(kind, mark, "kc", "urn:kvmcompose:guest:1", config)
     assert not bench.run(lambda: observed(bench.driver)).edited
-    bench.run(lambda: bench.driver.set_vcpus("p-web", 1), lambda: bench.driver.stamp_domain("p-web", "now"))
+    bench.run(
+        lambda: bench.driver.devices.set_vcpus("p-web", 1), lambda: bench.driver.domains.stamp("p-web", "now")
+    )
     found = bench.run(lambda: observed(bench.driver))
     assert (found.made, found.edited) == ("now", False)
 
 
 def test_a_guest_that_does_not_let_go_keeps_its_nic(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.run(lambda: bench.driver.start_domain(XML), lambda: bench.driver.attach_nic("p-web", NIC))
+    bench.run(lambda: bench.driver.domains.start(XML), lambda: bench.driver.devices.attach_nic("p-web", NIC))
     asked = 0
 
     def ignore(_domain: libvirt.virDomain, _xml: str, _flags: int) -> int:
@@ -136,8 +138,8 @@ def test_a_guest_that_does_not_let_go_keeps_its_nic(bench: Bench, monkeypatch: p
         return 0
 
     monkeypatch.setattr(libvirt.virDomain, "detachDeviceFlags", ignore)
-    monkeypatch.setattr(driver_module, "_LOOK_AGAIN", 0.05)
-    assert not bench.run(lambda: bench.driver.detach_nic("p-web", MAC, 0.2))
+    monkeypatch.setattr(devices, "LOOK_AGAIN", 0.05)
+    assert not bench.run(lambda: bench.driver.devices.detach_nic("p-web", MAC, 0.2))
     assert 2 <= asked <= 6
     assert len(bench.run(lambda: observed(bench.driver)).nics) == 1
 
@@ -146,13 +148,13 @@ def test_a_fake_guest_may_not_let_go() -> None:
     drivers, driver = fake_driver()
 
     async def run() -> None:
-        await driver.start_domain(XML)
-        await driver.attach_nic("p-web", NIC)
-        await driver.set_vcpus("p-web", 2)
+        await driver.domains.start(XML)
+        await driver.devices.attach_nic("p-web", NIC)
+        await driver.devices.set_vcpus("p-web", 2)
         drivers.world.domains["p-web"].clings = True
-        assert not await driver.detach_nic("p-web", MAC, 0.01)
+        assert not await driver.devices.detach_nic("p-web", MAC, 0.01)
         with pytest.raises(DriverError, match="does not let go"):
-            await driver.set_vcpus("p-web", 1)
+            await driver.devices.set_vcpus("p-web", 1)
         assert len((await observed(driver)).nics) == 1
         assert list(drivers.world.bridges["p"]["br"].ports) == ["tap-1"]
 
@@ -165,19 +167,19 @@ def test_a_fake_guest_may_not_let_go() -> None:
         (
             "attachDeviceFlags",
             "internal error: No more available PCI slots",
-            lambda driver: driver.attach_nic("p-web", NIC),
+            lambda driver: driver.devices.attach_nic("p-web", NIC),
             f"cannot attach the NIC {MAC} to the domain p-web: it has no free PCIe port",
         ),
         (
             "setVcpusFlags",
             "vcpu unplug request timed out",
-            lambda driver: driver.set_vcpus("p-web", 1),
+            lambda driver: driver.devices.set_vcpus("p-web", 1),
             "cannot take CPUs from the domain p-web: its guest does not let go of them",
         ),
         (
             "attachDeviceFlags",
             "internal error: unable to execute QEMU command",
-            lambda driver: driver.attach_nic("p-web", NIC),
+            lambda driver: driver.devices.attach_nic("p-web", NIC),
             "cannot attach a NIC to the domain p-web: unable to execute QEMU command",
         ),
     ],
@@ -190,7 +192,7 @@ def test_what_libvirt_refuses_is_explained(
     call: Callable[..., Any],
     said: str,
 ) -> None:
-    bench.run(lambda: bench.driver.start_domain(XML), lambda: bench.driver.set_vcpus("p-web", 2))
+    bench.run(lambda: bench.driver.domains.start(XML), lambda: bench.driver.devices.set_vcpus("p-web", 2))
     monkeypatch.setattr(libvirt.virDomain, function, fails_with(libvirt.VIR_ERR_INTERNAL_ERROR, message))
     with pytest.raises(DriverError) as caught:
         bench.run(lambda: call(bench.driver))
@@ -200,7 +202,7 @@ def test_what_libvirt_refuses_is_explained(
 def test_a_nic_without_a_mac_address_is_refused(bench: Bench) -> None:
     bench.start()
     with pytest.raises(DriverError, match="has no MAC address"):
-        bench.run(lambda: bench.driver.attach_nic("p-web", "<interface type='bridge'/>"))
+        bench.run(lambda: bench.driver.devices.attach_nic("p-web", "<interface type='bridge'/>"))
     assert alive.taps(bench.domain()) == []
 
 
@@ -215,38 +217,38 @@ async def follow_states(driver: Hypervisor, events: AsyncGenerator[DomainEvent])
             event = await asyncio.wait_for(anext(events), 5)
             assert event == DomainEvent(name="p-web", guest="web", state=state, reason=reason)
 
-    await driver.start_domain(XML)
+    await driver.domains.start(XML)
     await come(("running", None))
-    await driver.suspend_domain("p-web")
+    await driver.domains.suspend("p-web")
     await come(("paused", "by user"))
-    await driver.resume_domain("p-web")
+    await driver.domains.resume("p-web")
     await come(("running", None))
-    await driver.start_domain(XML.replace('project="p"', 'project="q"').replace("p-web", "q-web"))
-    await driver.destroy_domain("p-web")
+    await driver.domains.start(XML.replace('project="p"', 'project="q"').replace("p-web", "q-web"))
+    await driver.domains.destroy("p-web")
     await come(("shut off", "destroyed"))
-    await driver.undefine_domain("p-web")
+    await driver.domains.undefine("p-web")
     await come(("gone", None))
     await events.aclose()
 
 
 def test_states_are_reported(bench: Bench) -> None:
-    bench.run(lambda: follow_states(bench.driver, bench.driver.events("p")))
+    bench.run(lambda: follow_states(bench.driver, bench.driver.domains.events("p")))
     assert not bench.driver._connection._listeners
 
 
 def test_so_are_those_of_fake_domains() -> None:
     _, driver = fake_driver()
-    asyncio.run(follow_states(driver, driver.events("p")))
+    asyncio.run(follow_states(driver, driver.domains.events("p")))
 
 
 def test_events_go_on_after_the_host_did_not_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "_LOOK_AGAIN", 0.01)
+    monkeypatch.setattr(domains, "LOOK_AGAIN", 0.01)
     stats = libvirt.virConnect.getAllDomainStats
     fails = fails_with(libvirt.VIR_ERR_INTERNAL_ERROR, "busy")
 
     async def run() -> None:
-        events = bench.driver.events("p")
-        await bench.driver.start_domain(XML)
+        events = bench.driver.domains.events("p")
+        await bench.driver.domains.start(XML)
         assert (await asyncio.wait_for(anext(events), 5)).state == "running"
         monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", fails)
         bench.driver._connection._on_close(None, 0, None)

@@ -13,7 +13,7 @@ import pytest
 from libvirt_bench import THEIRS, Bench, fails_with, network_xml
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt import driver as driver_module
+from kvmcompose.providers.libvirt import domains
 
 
 def test_a_domain_is_defined_and_started_once(bench: Bench) -> None:
@@ -34,7 +34,7 @@ def test_domains_of_others_are_neither_listed_nor_touched(bench: Bench) -> None:
     bench.start()
     assert list(bench.states) == ["p-web"]
     names = ["p-web", "q-web", THEIRS, "p-new"]
-    bench.run(lambda: bench.driver.start_network(network_xml()))
+    bench.run(lambda: bench.driver.networks.start(network_xml()))
     found = bench.run(lambda: bench.driver.foreign("p", names, ["p-network", "default", "p-new"]))
     assert found == ["domain q-web", f"domain {THEIRS}", "network default"]
     for name, whose in (("q-web", "of the project q"), (THEIRS, "that kvm-compose did not create")):
@@ -52,7 +52,7 @@ def test_how_long_a_guest_is_up_and_what_it_uses(bench: Bench) -> None:
     bench.machine.answers = (
         ("ps", 0, b"  7   42 /usr/bin/qemu-system-x86_64 -name guest=p-web,debug-threads=on\n", b""),
     )
-    states = bench.run(lambda: bench.driver.domains("p"))
+    states = bench.run(lambda: bench.driver.domains.states("p"))
     web = states["p-web"]
     assert (web.boot, web.uptime, web.cpu_seconds) == ("7", 42, 0)
     assert (states["p-off"].uptime, states["p-off"].cpu_seconds, states["p-off"].guest) == (None, None, "off")
@@ -74,16 +74,16 @@ def test_what_a_guest_uses_is_what_it_reports(
     bench.start()
     running = {"state.state": libvirt.VIR_DOMAIN_RUNNING, "balloon.rss": 356 << 10, **stats}
     monkeypatch.setattr(libvirt.virConnect, "getAllDomainStats", lambda *_: [(bench.domain(), running)])
-    (found,) = bench.run(lambda: bench.driver.domains("p")).values()
+    (found,) = bench.run(lambda: bench.driver.domains.states("p")).values()
     assert (found.memory_mb, found.used_mb) == (356, used)
 
 
 def test_a_guest_that_hears_the_button_is_off_soon(bench: Bench) -> None:
     bench.start()
-    assert bench.run(lambda: bench.driver.shut_down_domain("p-web", 10))
+    assert bench.run(lambda: bench.driver.domains.shut_down("p-web", 10))
     assert bench.states == {"p-web": "shut off"}
-    assert bench.run(lambda: bench.driver.shut_down_domain("p-gone", 10))
-    bench.run(lambda: bench.driver.wait_off("p-web"), lambda: bench.driver.wait_off("p-gone"))
+    assert bench.run(lambda: bench.driver.domains.shut_down("p-gone", 10))
+    bench.run(lambda: bench.driver.domains.wait_off("p-web"), lambda: bench.driver.domains.wait_off("p-gone"))
 
 
 def test_a_guest_that_does_not_is_asked_again_and_given_up(
@@ -97,8 +97,8 @@ def test_a_guest_that_does_not_is_asked_again_and_given_up(
         pressed += 1
 
     monkeypatch.setattr(libvirt.virDomain, "shutdown", deaf)
-    monkeypatch.setattr(driver_module, "_LOOK_AGAIN", 0.02)
-    assert not bench.run(lambda: bench.driver.shut_down_domain("p-web", 0.5))
+    monkeypatch.setattr(domains, "LOOK_AGAIN", 0.02)
+    assert not bench.run(lambda: bench.driver.domains.shut_down("p-web", 0.5))
     assert 2 <= pressed <= 26
     assert bench.states == {"p-web": "running"}
 
@@ -109,8 +109,8 @@ def test_a_guest_that_goes_while_it_is_looked_at_is_off(
     bench.start()
     gone = fails_with(libvirt.VIR_ERR_NO_DOMAIN, "no domain", libvirt.VIR_FROM_TEST)
     monkeypatch.setattr(libvirt.virDomain, "isActive", gone)
-    assert bench.run(lambda: bench.driver.shut_down_domain("p-web", 5))
-    bench.run(lambda: bench.driver.wait_off("p-web"))
+    assert bench.run(lambda: bench.driver.domains.shut_down("p-web", 5))
+    bench.run(lambda: bench.driver.domains.wait_off("p-web"))
 
 
 def test_an_end_is_noticed_when_it_comes(bench: Bench) -> None:
@@ -118,11 +118,11 @@ def test_an_end_is_noticed_when_it_comes(bench: Bench) -> None:
     bench.start()
 
     async def run() -> None:
-        waiting = asyncio.create_task(bench.driver.wait_off("p-web"))
+        waiting = asyncio.create_task(bench.driver.domains.wait_off("p-web"))
         await asyncio.sleep(0.1)
         assert not waiting.done()
-        await bench.driver.destroy_domain("p-web")
-        await asyncio.wait_for(waiting, driver_module._LOOK_AGAIN / 2)
+        await bench.driver.domains.destroy("p-web")
+        await asyncio.wait_for(waiting, domains.LOOK_AGAIN / 2)
 
     asyncio.run(run())
 
@@ -130,21 +130,21 @@ def test_an_end_is_noticed_when_it_comes(bench: Bench) -> None:
 def test_a_domain_is_switched_off_and_forgotten(bench: Bench) -> None:
     bench.start()
     with pytest.raises(DriverError, match="cannot undefine the domain p-web"):
-        bench.run(lambda: bench.driver.undefine_domain("p-web"))
+        bench.run(lambda: bench.driver.domains.undefine("p-web"))
     assert bench.removed == []
     for _ in range(2):
-        bench.run(lambda: bench.driver.destroy_domain("p-web"))
+        bench.run(lambda: bench.driver.domains.destroy("p-web"))
         assert bench.states == {"p-web": "shut off"}
     for _ in range(2):
-        bench.run(lambda: bench.driver.undefine_domain("p-web"))
+        bench.run(lambda: bench.driver.domains.undefine("p-web"))
         assert bench.states == {}
     assert bench.removed == ["/run/libvirt/qemu/p-web.xml", "/run/libvirt/qemu/p-web.pid"] * 2
-    bench.run(lambda: bench.driver.destroy_domain("p-gone"))
+    bench.run(lambda: bench.driver.domains.destroy("p-gone"))
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b"])
 def test_no_name_leads_to_files_elsewhere(bench: Bench, name: str) -> None:
-    bench.run(lambda: bench.driver.undefine_domain(name), lambda: bench.driver.remove_network(name))
+    bench.run(lambda: bench.driver.domains.undefine(name), lambda: bench.driver.networks.remove(name))
     assert bench.removed == []
 
 
@@ -160,7 +160,7 @@ def starting_up(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
         return about if left >= 0 else state(domain)
 
     monkeypatch.setattr(libvirt.virDomain, "state", pretend)
-    monkeypatch.setattr(driver_module, "_START_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(domains, "_START_LOOK_SECONDS", 0.01)
 
 
 def test_a_start_of_a_libvirtd_that_died_is_cleared_away(
@@ -175,7 +175,7 @@ def test_a_start_of_a_libvirtd_that_died_is_cleared_away(
 
 
 def test_a_start_that_never_ends_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "_START_SECONDS", 0.05)
+    monkeypatch.setattr(domains, "_START_SECONDS", 0.05)
     destroyed: list[str] = []
     destroy = libvirt.virDomain.destroy
 
@@ -194,47 +194,47 @@ def test_a_start_that_never_ends_is_ended(bench: Bench, monkeypatch: pytest.Monk
 
 
 def activity(bench: Bench) -> dict[str, bool]:
-    found = bench.run(lambda: bench.driver.found_networks("p"))
+    found = bench.run(lambda: bench.driver.networks.observe("p"))
     return {name: network.active for name, network in found.items()}
 
 
 def test_a_network_is_made_once_and_goes(bench: Bench) -> None:
     for _ in range(2):
-        bench.run(lambda: bench.driver.start_network(network_xml()))
+        bench.run(lambda: bench.driver.networks.start(network_xml()))
         assert activity(bench) == {"p-network": True}
     with pytest.raises(DriverError, match="the network p-network is active with another definition"):
-        bench.run(lambda: bench.driver.start_network(network_xml(address="10.2.0.1")))
+        bench.run(lambda: bench.driver.networks.start(network_xml(address="10.2.0.1")))
     uuid = bench.connection.networkLookupByName("p-network").UUIDString()
     bench.connection.networkLookupByName("p-network").destroy()
     assert activity(bench) == {"p-network": False}
-    bench.run(lambda: bench.driver.start_network(network_xml(address="10.2.0.1")))
+    bench.run(lambda: bench.driver.networks.start(network_xml(address="10.2.0.1")))
     assert bench.connection.networkLookupByName("p-network").UUIDString() == uuid
     assert "10.2.0.1" in bench.connection.networkLookupByName("p-network").XMLDesc()
     for _ in range(2):
-        bench.run(lambda: bench.driver.remove_network("p-network"))
+        bench.run(lambda: bench.driver.networks.remove("p-network"))
         assert activity(bench) == {}
     assert bench.removed == ["/run/libvirt/network/p-network.pid"] * 2
 
 
 def test_networks_of_others_are_neither_listed_nor_touched(bench: Bench) -> None:
-    bench.run(lambda: bench.driver.start_network(network_xml("q-network", project="q", address="10.3.0.1")))
+    bench.run(lambda: bench.driver.networks.start(network_xml("q-network", project="q", address="10.3.0.1")))
     assert activity(bench) == {}
     for name in ("q-network", "default"):
         with pytest.raises(DriverError, match=f"network {name}") as caught:
-            bench.run(lambda name=name: bench.driver.start_network(network_xml(name)))
+            bench.run(lambda name=name: bench.driver.networks.start(network_xml(name)))
         assert f"virsh net-dumpxml {name};" in str(caught.value.hint)
 
 
 def test_leases_are_of_the_latest(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bench.run(lambda: bench.driver.leases("p-network")) == {}
-    bench.run(lambda: bench.driver.start_network(network_xml()))
+    assert bench.run(lambda: bench.driver.networks.leases("p-network")) == {}
+    bench.run(lambda: bench.driver.networks.start(network_xml()))
     found = [
         {"mac": "52:54:00:AA:00:01", "ipaddr": "10.1.0.9", "expirytime": 200},
         {"mac": "52:54:00:AA:00:01", "ipaddr": "10.1.0.8", "expirytime": 100},
         {"mac": None, "ipaddr": "10.1.0.7", "expirytime": 300},
     ]
     monkeypatch.setattr(libvirt.virNetwork, "DHCPLeases", lambda _network: found)
-    assert bench.run(lambda: bench.driver.leases("p-network")) == {"52:54:00:aa:00:01": "10.1.0.9"}
+    assert bench.run(lambda: bench.driver.networks.leases("p-network")) == {"52:54:00:aa:00:01": "10.1.0.9"}
 
 
 def test_a_subnet_in_use_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_a_subnet_in_use_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(
         DriverError, match=r"its subnet \(10.1.0.1/255.255.255.0\) is in use by the interface eth7"
     ):
-        bench.run(lambda: bench.driver.start_network(network_xml()))
+        bench.run(lambda: bench.driver.networks.start(network_xml()))
 
 
 def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
@@ -265,7 +265,7 @@ def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
     machine = bench.machine
     monkeypatch.setattr(libvirt.virNetwork, "create", fail_first)
     with pytest.raises(DriverError, match="File exists"):  # a bridge that is not the network's
-        bench.run(lambda: bench.driver.start_network(network_xml()))
+        bench.run(lambda: bench.driver.networks.start(network_xml()))
     mac = libvirt_mac(bench)
     links = json.dumps([{"ifname": "p-network", "address": mac}]).encode()
     rules = (
@@ -274,7 +274,7 @@ def test_what_a_killed_libvirtd_left_of_a_network_is_cleared_away(
     no_dhcp_server = ("pkill", 1, b"", b"")
     machine.answers = (("ip -json", 0, links, b""), ("iptables-save", 0, rules, b""), no_dhcp_server)
     machine.commands, machine.privileged, machine.ran = [], [], clear
-    bench.run(lambda: bench.driver.start_network(network_xml()))
+    bench.run(lambda: bench.driver.networks.start(network_xml()))
     assert activity(bench) == {"p-network": True}
     assert machine.scripts == ["*nat\n-D LIBVIRT_PRT -s 10.1.0.0/24 -j MASQUERADE\nCOMMIT\n"]
     as_root = [argv[0] for argv, root in zip(machine.commands, machine.privileged, strict=True) if root]

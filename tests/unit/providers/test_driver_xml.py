@@ -8,7 +8,7 @@ import pytest
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
-from kvmcompose.providers.libvirt.driver import qemu_processes
+from kvmcompose.providers.libvirt.processes import parsed
 
 DOMAIN = """\
 <domain type="qemu" xmlns:qemu="http://libvirt.org/schemas/domain/qemu/1.0">
@@ -130,7 +130,7 @@ def test_ages_of_guests_are_those_of_their_qemu() -> None:
         "  333 120000 /usr/bin/qemu-system-x86_64 -name guest=p-two -S\n"
         "   44      3 vim qemu -name guest=p-three\n"
     )
-    assert qemu_processes(shown) == {"p-one": ("22", 7.0), "p-two": ("333", 120000.0)}
+    assert parsed(shown) == {"p-one": ("22", 7.0), "p-two": ("333", 120000.0)}
 
 
 def test_disks_are_read_whatever_is_left_out() -> None:

@@ -61,7 +61,7 @@ def host(drivers: FakeDrivers) -> HostDrivers:
 async def brought_up(host: HostDrivers) -> None:
     await host.links.apply(PLAN.veths, up=[], mtu=1442)
     await host.switches.change(PLAN)
-    await host.hypervisor.start_domain(DOMAIN)
+    await host.hypervisor.domains.start(DOMAIN)
 
 
 def changed(host: HostDrivers, **named: object) -> dict[str, set[str]]:
@@ -107,16 +107,16 @@ def test_tap_goes_with_its_domain_wherever_it_is(host: HostDrivers) -> None:
     asyncio.run(brought_up(host))
     there = {"br0": {"v0"}, "br1": {"eth1", "t", "tap0"}}
     assert changed(host, guests=[{"bridge": "br1", "name": "tap0", "mac": MAC}]) == there
-    asyncio.run(host.hypervisor.destroy_domain("p-web"))
+    asyncio.run(host.hypervisor.domains.destroy("p-web"))
     assert changed(host) == {"br0": {"v0"}, "br1": {"eth1", "t"}}
-    asyncio.run(host.hypervisor.start_domain(DOMAIN))
+    asyncio.run(host.hypervisor.domains.start(DOMAIN))
     assert changed(host)["br0"] == {"v0", "tap0"}
 
 
 def test_domain_needs_its_bridges(host: HostDrivers) -> None:
     with pytest.raises(DriverError, match="no bridge named br0"):
-        asyncio.run(host.hypervisor.start_domain(DOMAIN))
-    assert not asyncio.run(host.hypervisor.domains("p"))["p-web"].uptime
+        asyncio.run(host.hypervisor.domains.start(DOMAIN))
+    assert not asyncio.run(host.hypervisor.domains.states("p"))["p-web"].uptime
 
 
 def test_bridge_that_was_deleted_comes_back_with_its_ports(drivers: FakeDrivers, host: HostDrivers) -> None:

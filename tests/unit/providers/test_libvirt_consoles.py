@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvmcompose.providers.libvirt.consoles import KEPT, MOST_WAITING, WaitingOutput, screen, screen_of
-from kvmcompose.providers.libvirt.interface import Screen
+from kvmcompose.providers.libvirt.interface.consoles import Screen
 
 
 def read(output: WaitingOutput) -> bytes:

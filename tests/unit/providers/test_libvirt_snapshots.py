@@ -16,26 +16,26 @@ from kvmcompose.providers.libvirt.driver import Libvirt
 
 
 def snapshots_of(bench: Bench) -> list[tuple[str, str, bool]]:
-    found = bench.run(lambda: bench.driver.snapshots("p-web"))
+    found = bench.run(lambda: bench.driver.snapshots.of("p-web"))
     return [(each.name, each.state, each.current) for each in found]
 
 
 def test_snapshots_are_made_restored_and_deleted(bench: Bench) -> None:
     bench.start()
     assert snapshots_of(bench) == []
-    bench.run(lambda: bench.driver.create_snapshot("p-web", "first"))
-    bench.run(lambda: bench.driver.create_snapshot("p-web", "second"))
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "second"))
     assert sorted(snapshots_of(bench)) == [("first", "running", False), ("second", "running", True)]
     with pytest.raises(DriverError, match="p-web already has a snapshot first"):
-        bench.run(lambda: bench.driver.create_snapshot("p-web", "first"))
+        bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
     bench.domain().destroy()
     bench.machine.answers = (
         ("qemu-img info", 0, b'{"snapshots": [{"id": "1", "name": "first", "vm-state-size": 9}]}', b""),
     )
-    bench.run(lambda: bench.driver.restore_snapshot("p-web", "first"))
+    bench.run(lambda: bench.driver.snapshots.restore("p-web", "first"))
     assert bench.states == {"p-web": "running"}
     assert ("first", "running", True) in snapshots_of(bench)
-    bench.run(lambda: bench.driver.delete_snapshot("p-web", "first"))
+    bench.run(lambda: bench.driver.snapshots.delete("p-web", "first"))
     assert [name for name, _, _ in snapshots_of(bench)] == ["second"]
 
 
@@ -43,27 +43,27 @@ def test_what_qemu_would_confuse_is_put_right(bench: Bench) -> None:
     """A snapshot of a guest that is off, named as the ID of another one."""
     bench.start()
     bench.domain().destroy()
-    bench.run(lambda: bench.driver.create_snapshot("p-web", "2"))
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "2"))
     table = b'{"snapshots": [{"id": "1", "name": "2"}, {"id": "2", "name": "later"}]}'
     bench.machine.answers = (("qemu-img info", 0, table, b""),)
-    bench.run(lambda: bench.driver.restore_snapshot("p-web", "2"))
+    bench.run(lambda: bench.driver.snapshots.restore("p-web", "2"))
     assert bench.machine.commands[-1] == ["qemu-img", "snapshot", "-a", "1", "--", "/p/vda"]
     assert bench.machine.privileged[-1]
 
 
 def test_a_snapshot_that_is_not_there_is_an_error_that_names_what_is(bench: Bench) -> None:
     bench.start()
-    for call in (bench.driver.restore_snapshot, bench.driver.delete_snapshot):
+    for call in (bench.driver.snapshots.restore, bench.driver.snapshots.delete):
         with pytest.raises(DriverError, match="p-web has no snapshot frist") as caught:
             bench.run(functools.partial(call, "p-web", "frist"))
         assert caught.value.hint == "there are none"
-    bench.run(lambda: bench.driver.create_snapshot("p-web", "first"))
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
     for name, hint in (("frist", "did you mean first?"), ("other", "there are: first")):
         with pytest.raises(DriverError) as caught:
-            bench.run(functools.partial(bench.driver.delete_snapshot, "p-web", name))
+            bench.run(functools.partial(bench.driver.snapshots.delete, "p-web", name))
         assert caught.value.hint == hint
     with pytest.raises(DriverError, match="there is no domain p-gone on main"):
-        bench.run(lambda: bench.driver.snapshots("p-gone"))
+        bench.run(lambda: bench.driver.snapshots.of("p-gone"))
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_a_snapshot_that_is_not_there_is_an_error_that_names_what_is(bench: Benc
 def test_disks_that_hold_no_snapshots_are_named(bench: Bench, options: dict[str, str], message: str) -> None:
     bench.start(**options)
     with pytest.raises(DriverError, match=message):
-        bench.run(lambda: bench.driver.create_snapshot("p-web", "first"))
+        bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
     assert snapshots_of(bench) == []
 
 
 def test_a_snapshot_is_made_known_to_a_domain_that_was_defined_anew(bench: Bench) -> None:
     bench.start()
-    bench.run(lambda: bench.driver.create_snapshot("p-web", "first"))
-    (kept,) = bench.run(lambda: bench.driver.snapshots("p-web"))
-    bench.run(lambda: bench.driver.destroy_domain("p-web"), lambda: bench.driver.undefine_domain("p-web"))
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
+    (kept,) = bench.run(lambda: bench.driver.snapshots.of("p-web"))
+    bench.run(lambda: bench.driver.domains.destroy("p-web"), lambda: bench.driver.domains.undefine("p-web"))
     bench.start()
     assert snapshots_of(bench) == []
     for _ in range(2):
-        bench.run(lambda: bench.driver.know_snapshot("p-web", kept.xml))
+        bench.run(lambda: bench.driver.snapshots.redefine("p-web", kept.xml))
         assert [name for name, _, _ in snapshots_of(bench)] == ["first"]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import pytest
 
 from kvmcompose.providers.libvirt.definitions import network_digest, parse, with_digest
-from kvmcompose.providers.libvirt.interface import FoundNetwork
+from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
 from kvmcompose.providers.libvirt.network_entries import (
     Edit,
     EditCommand,

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from kvmcompose.providers.libvirt.definitions import capabilities, has_own_nvram, tpm_xml, uuid_of
-from kvmcompose.providers.libvirt.interface import Capabilities, DomainNeed, TpmHolder
+from kvmcompose.providers.libvirt.interface import Capabilities, DomainNeed
+from kvmcompose.providers.libvirt.interface.domains import TpmHolder
 from kvmcompose.server.orchestrator.resources._platform_checks import _lacking
 
 #: As libvirt 9.0 says it with Debian's packages ovmf and swtpm; shortened.

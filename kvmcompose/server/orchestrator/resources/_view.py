@@ -22,7 +22,8 @@ from kvmcompose.hosts.errors import DriverError, HostLostError, RuntimeSilentErr
 from kvmcompose.hosts.volume_tree import VolumeTree
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.iplink.interface import FoundLink
-from kvmcompose.providers.libvirt.interface import FoundNetwork, ObservedDomain
+from kvmcompose.providers.libvirt.interface.domains import ObservedDomain
+from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
 from kvmcompose.providers.ovs.chassis import FoundChassis
 from kvmcompose.providers.ovs.interface import FoundBridge
 from kvmcompose.server.orchestrator.context import Context
@@ -150,7 +151,7 @@ class View:
 
         async def ask() -> Mapping[str, ObservedDomain]:
             project = self.context.project
-            found = await self._asked("libvirt", host, lambda: host.hypervisor.observe(project))
+            found = await self._asked("libvirt", host, lambda: host.hypervisor.domains.observe(project))
             return {
                 name: msgspec.structs.replace(each, guest=self.names.get(each.guest, each.guest))
                 for name, each in found.items()
@@ -225,12 +226,12 @@ class View:
 
     async def networks(self, host: HostDrivers) -> Mapping[str, FoundNetwork]:
         """Return the project's libvirt networks on a host, by name."""
-        call = functools.partial(host.hypervisor.found_networks, self.context.project)
+        call = functools.partial(host.hypervisor.networks.observe, self.context.project)
         return await self._once("networks", host.name, lambda: self._asked("libvirt", host, call))
 
     async def leases(self, host: HostDrivers, network: str) -> Mapping[str, str]:
         """Return the addresses that a libvirt network has assigned, by MAC address."""
-        call = functools.partial(host.hypervisor.leases, network)
+        call = functools.partial(host.hypervisor.networks.leases, network)
         return await self._once(f"leases of {network}", host.name, call)
 
     def pairs(self, host: str) -> list[VethPair]:

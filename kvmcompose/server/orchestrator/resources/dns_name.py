@@ -117,7 +117,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
             step.say(f"have no address yet, so their names are not in DNS: {', '.join(late)}")
         network = testbed.network_plan.network
         assert network is not None  # noqa: S101 (without one, no name is wanted)
-        await shielded(host.hypervisor.put_names(network.name, names))
+        await shielded(host.hypervisor.networks.put_names(network.name, names))
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:
@@ -128,4 +128,4 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
             by_network.setdefault(change.found.detail.network, {})[change.ref.name] = None
     with work.step(STAGE, "names", host=host.name):
         for network, names in by_network.items():
-            await shielded(host.hypervisor.put_names(network, names))
+            await shielded(host.hypervisor.networks.put_names(network, names))

@@ -13,7 +13,7 @@ from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.libvirt.interface import ObservedDomain
+from kvmcompose.providers.libvirt.interface.domains import ObservedDomain
 from kvmcompose.providers.ovs.interface import FoundPort, GuestPort, SwitchChange
 from kvmcompose.reconcile.difference import Asked
 from kvmcompose.render.domain import DOMAIN_FORMAT
@@ -127,7 +127,7 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     answering: Sequence[str] = ()
     if any(testbed.is_in_userspace(host.name) for testbed in view.testbeds):
         taps = {nic.target for each in domains.values() for nic in each.nics if nic.interface_id}
-        answering = await host.hypervisor.arp_answering(taps)
+        answering = await host.links.arp_answering(taps)
     # in a thread: a host may have hundreds
     return await in_thread(_described, view, host.name, domains, ports, frozenset(answering))
 
@@ -226,7 +226,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     work.running.add(guest.name)
     await work.starter.start(guest, STAGE, made)
     if state == "paused":
-        await shielded(host.hypervisor.suspend_domain(guest.state.domain))
+        await shielded(host.hypervisor.domains.suspend(guest.state.domain))
     elif runtime_of(guest).is_waited_for(guest):
         # here, so that only so many guests boot at a time
         await work.starter.wait(guest, STAGE)
@@ -238,7 +238,7 @@ async def _define(work: Work, host: HostDrivers, guest: LoadedGuest, made: str) 
     """Define the domain of a guest that is to stay off."""
     with work.step(STAGE, f"define:{guest.name}", guest=guest.name, host=host.name):
         xml = await in_thread(domain_xml, work.context, work.testbed, guest)
-        await shielded(host.hypervisor.define_domain(xml, made))
+        await shielded(host.hypervisor.domains.define(xml, made))
 
 
 async def _reset_disk(work: Work, host: HostDrivers, guest: LoadedGuest) -> None:
@@ -269,30 +269,30 @@ async def _update(work: Work, host: HostDrivers, change: Change, step: RunningSt
     changes = _domain_difference.alive(made, spec, detail)
     await _place(work, host, guest, detail, changes.place, step)
     if detail.answering:
-        await shielded(host.hypervisor.leave_arp(detail.answering))
+        await shielded(host.links.leave_arp(detail.answering))
     xml = await in_thread(domain_xml, work.context, work.testbed, guest)
     for mac in changes.detach:
-        if not await host.hypervisor.detach_nic(detail.name, mac, _DETACH_SECONDS):
+        if not await host.hypervisor.devices.detach_nic(detail.name, mac, _DETACH_SECONDS):
             raise DriverError(
                 f"{guest.name} has not released the interface {mac} within {_DETACH_SECONDS:g} s",
                 hint=f"kvm-compose restart {guest.name}",
             )
         step.say(f"interface {mac} is detached")
     for mac in changes.set:
-        await shielded(host.hypervisor.set_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
+        await shielded(host.hypervisor.devices.set_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
     for mac in changes.attach:
-        await shielded(host.hypervisor.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
+        await shielded(host.hypervisor.devices.attach_nic(detail.name, _domain_spec.nic_xml(xml, mac)))
         step.say(f"interface {mac} is attached; it is configured at the latest when the guest starts again")
     await _change_disks(work, host, guest, detail.name, changes.disks, xml, step)
     if changes.memory_mb is not None:
-        await shielded(host.hypervisor.set_memory(detail.name, changes.memory_mb))
+        await shielded(host.hypervisor.devices.set_memory(detail.name, changes.memory_mb))
     if changes.cpus is not None:
-        await shielded(host.hypervisor.set_vcpus(detail.name, changes.cpus))
+        await shielded(host.hypervisor.devices.set_vcpus(detail.name, changes.cpus))
     await _set_state(host, guest, change.wanted.spec.state, change.found, step)
     if made is not None and (made != spec or detail.edited):
-        await shielded(host.hypervisor.define_domain(xml, _domain_spec.encode(spec)))
+        await shielded(host.hypervisor.domains.define(xml, _domain_spec.encode(spec)))
         now = _domain_difference.after_alive(made, spec)
-        await shielded(host.hypervisor.stamp_domain(detail.name, _domain_spec.encode(now)))
+        await shielded(host.hypervisor.domains.stamp(detail.name, _domain_spec.encode(now)))
         if now.waiting:
             step.say(f"its new address or MTU is used from its next start: kvm-compose restart {guest.name}")
 
@@ -307,23 +307,23 @@ async def _change_disks(
     step: RunningStep,
 ) -> None:
     """Plug disks of a guest that runs in and out, change media of its CD-ROMs, and grow its disks."""
-    hypervisor = host.hypervisor
+    devices = host.hypervisor.devices
     for name in changes.detach:
-        if not await hypervisor.detach_disk(domain, name, _DETACH_SECONDS):
+        if not await devices.detach_disk(domain, name, _DETACH_SECONDS):
             raise DriverError(
                 f"{guest.name} has not released the disk {name} within {_DETACH_SECONDS:g} s",
                 hint=f"unmount it in the guest, or: kvm-compose restart {guest.name}",
             )
         step.say(f"disk {name} is detached")
     for name in changes.attach:
-        await shielded(hypervisor.attach_disk(domain, name, _domain_spec.disk_xml(xml, name)))
+        await shielded(devices.attach_disk(domain, name, _domain_spec.disk_xml(xml, name)))
         step.say(f"disk {name} is attached")
     for name in changes.media:
-        await shielded(hypervisor.change_medium(domain, name, _domain_spec.disk_xml(xml, name)))
+        await shielded(devices.change_medium(domain, name, _domain_spec.disk_xml(xml, name)))
         step.say(f"the CD-ROM {name} has another medium")
     for path, size in (await in_thread(_disk_bytes, work, guest, changes.grow)).items():
         file = f"{work.testbed.state.testbed_host_shared_config.project_folder}/{path}"
-        await shielded(hypervisor.grow_disk(domain, file, size))
+        await shielded(devices.grow_disk(domain, file, size))
         step.say(f"{path} grows, data kept: the guest has to enlarge what is on it")
 
 
@@ -390,12 +390,12 @@ async def _set_state(
     host: HostDrivers, guest: LoadedGuest, wanted: str, found: Found, step: RunningStep
 ) -> None:
     if found.state == ASLEEP or (found.state == "paused" and wanted == "running"):
-        await host.hypervisor.resume_domain(found.detail.name)
+        await host.hypervisor.domains.resume(found.detail.name)
         step.say("resumed")
-        if found.detail.agent and await set_clock(host.hypervisor, guest):
+        if found.detail.agent and await set_clock(host.hypervisor.agents, guest):
             step.say("its clock is set")
     if found.state in ("running", ASLEEP) and wanted == "paused":
-        await shielded(host.hypervisor.suspend_domain(found.detail.name))
+        await shielded(host.hypervisor.domains.suspend(found.detail.name))
         step.say("paused")
 
 
@@ -410,17 +410,17 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
             await _keep_snapshots(work, host, domain, work.view.identity(name))
         if found.state == ASLEEP:
             # it does not hear the power button
-            await host.hypervisor.resume_domain(domain)
+            await host.hypervisor.domains.resume(domain)
         if found.state in ("running", ASLEEP):
             limit = work.timeout
-            if not await host.hypervisor.shut_down_domain(domain, limit):
+            if not await host.hypervisor.domains.shut_down(domain, limit):
                 step.say(f"did not shut down within {limit:g} s, is switched off", Level.WARNING)
         if found.state not in OFF:
-            await shielded(host.hypervisor.destroy_domain(domain))
+            await shielded(host.hypervisor.domains.destroy(domain))
         if not work.is_second(change):
             work.running.discard(name)
         if change.verb in (Verb.REMOVE, Verb.MOVE, Verb.REPLACE):
-            await shielded(host.hypervisor.undefine_domain(domain))
+            await shielded(host.hypervisor.domains.undefine(domain))
 
 
 async def settle(work: Work, found: Sequence[Found]) -> None:
@@ -428,12 +428,12 @@ async def settle(work: Work, found: Sequence[Found]) -> None:
     for each in found:
         if each.spec is not None and not each.detail.stamped:
             made = _domain_spec.encode(each.spec)
-            await shielded(work.view.hosts[each.ref.host].hypervisor.stamp_domain(each.detail.name, made))
+            await shielded(work.view.hosts[each.ref.host].hypervisor.domains.stamp(each.detail.name, made))
 
 
 async def _keep_snapshots(work: Work, host: HostDrivers, domain: str, identity: str) -> None:
     """Libvirt forgets snapshots with the domain; their data stays in the disk, to be used again."""
-    snapshots = await host.hypervisor.snapshots(domain)
+    snapshots = await host.hypervisor.snapshots.of(domain)
     work.context.store.keep_snapshots(
         work.context.project, identity, [(each.name, each.xml) for each in snapshots]
     )

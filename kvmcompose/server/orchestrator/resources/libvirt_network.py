@@ -121,11 +121,11 @@ async def _start(work: Work, host: HostDrivers, change: Change, step: RunningSte
     active = change.found is not None and change.found.state == "active"
     try:
         if active and change.verb is not Verb.REPLACE:
-            if await host.hypervisor.update_network(xml, names):
+            if await host.hypervisor.networks.update(xml, names):
                 step.say(f"network {network.name} has the addresses and names of all guests")
                 return
-            await host.hypervisor.remove_network(network.name)
-        await host.hypervisor.start_network(xml)
+            await host.hypervisor.networks.remove(network.name)
+        await host.hypervisor.networks.start(xml)
     except SubnetTakenError as error:
         error.hint = f"{error.hint}, or {another_subnet(network)}"
         raise
@@ -142,4 +142,4 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     """Stop and undefine the network."""
     (change,) = changes
     with work.step(STAGE, "networks", host=host.name):
-        await shielded(host.hypervisor.remove_network(change.ref.name))
+        await shielded(host.hypervisor.networks.remove(change.ref.name))

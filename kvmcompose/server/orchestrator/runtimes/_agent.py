@@ -39,18 +39,18 @@ def is_entered_by_agent(guest: LoadedGuest) -> bool:
 
 async def agent_entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> AgentEntrance:
     """Return the way into a guest by its agent. Raises RefusedError where no other is, and that is silent."""
-    hypervisor = context.host_of(guest, testbed).hypervisor
+    agents = context.host_of(guest, testbed).hypervisor.agents
     wanted = guest.domain.ready if guest.domain is not None else None
     if wanted is None or not wanted.agent:
         try:
-            await hypervisor.ask_agent(guest.state.domain, PING)
+            await agents.ask(guest.state.domain, PING)
         except DriverError as error:
             raise RefusedError(
                 f"{guest.name} has no address that can be reached from here",
                 hint="set testbed_options.management to true, or install qemu-guest-agent in it"
                 f" ({error.message})",
             ) from error
-    return AgentEntrance(AgentGuest(hypervisor, guest.state.domain, _SCRIPTS), guest)
+    return AgentEntrance(AgentGuest(agents, guest.state.domain, _SCRIPTS), guest)
 
 
 class AgentEntrance:

@@ -74,14 +74,14 @@ async def snapshot(
     """Make a snapshot, restore it or delete it."""
     hypervisor = context.host_of(guest, testbed).hypervisor
     verbs = {
-        SnapshotVerb.CREATE: hypervisor.create_snapshot,
-        SnapshotVerb.RESTORE: hypervisor.restore_snapshot,
-        SnapshotVerb.DELETE: hypervisor.delete_snapshot,
+        SnapshotVerb.CREATE: hypervisor.snapshots.create,
+        SnapshotVerb.RESTORE: hypervisor.snapshots.restore,
+        SnapshotVerb.DELETE: hypervisor.snapshots.delete,
     }
     work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
     await shielded(work)
     await _follow(context, testbed, guest, command, step)
-    if command.verb is SnapshotVerb.RESTORE and await set_clock(hypervisor, guest, again=True):
+    if command.verb is SnapshotVerb.RESTORE and await set_clock(hypervisor.agents, guest, again=True):
         step.say(f"the clock of {guest.name} is set to the time of now")
 
 
@@ -118,7 +118,7 @@ async def _follow(
 
 async def snapshots(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> list[SnapshotStatus]:
     """Return the snapshots of a guest whose domain is there."""
-    hypervisor = context.host_of(guest, testbed).hypervisor
+    known = context.host_of(guest, testbed).hypervisor.snapshots
     return [
         SnapshotStatus(
             guest=guest.name,
@@ -127,7 +127,7 @@ async def snapshots(context: Context, testbed: LoadedTestbed, guest: LoadedGuest
             state=each.state,
             current=each.current,
         )
-        for each in await hypervisor.snapshots(guest.state.domain)
+        for each in await known.of(guest.state.domain)
     ]
 
 

@@ -66,7 +66,7 @@ async def _by_network(
 async def _by_agent(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, seconds: float) -> None:
     """Wait for the agent; where scripts are to run, also for the first-boot set-up, which brings them."""
     end = asyncio.get_running_loop().time() + seconds
-    await context.host_of(guest, testbed).hypervisor.wait_agent(guest.state.domain, seconds)
+    await context.host_of(guest, testbed).hypervisor.agents.wait(guest.state.domain, seconds)
     run = guest.domain
     if run is not None and (run.setup_scripts or run.run_scripts):
         entrance = await _agent.agent_entrance(context, testbed, guest)

@@ -16,7 +16,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Entrance, Login
-from kvmcompose.providers.libvirt.interface import DomainState, HypervisorFacts
+from kvmcompose.providers.libvirt.interface import HypervisorFacts
+from kvmcompose.providers.libvirt.interface.domains import DomainState
 from kvmcompose.render.domain import console_log
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import domain_xml
@@ -42,7 +43,7 @@ def instance(guest: LoadedGuest) -> Ref:
 
 async def instances(context: Context, host: HostDrivers) -> Mapping[str, DomainState]:
     """Return the project's domains on a host."""
-    return await host.hypervisor.domains(context.project)
+    return await host.hypervisor.domains.states(context.project)
 
 
 async def measure(host: HostDrivers) -> HostMeasures:
@@ -57,7 +58,7 @@ async def size(_context: Context, host: HostDrivers) -> HypervisorFacts:
 
 def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
     """Yield what libvirt reports of the project's domains on a host."""
-    return host.hypervisor.events(context.project)
+    return host.hypervisor.domains.events(context.project)
 
 
 async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> Entrance:
@@ -118,9 +119,9 @@ async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> 
     run = guest.run
     assert run is not None  # noqa: S101 (only guests that run are waited for)
     limit = run.ready_timeout or READY_SECONDS.get(guest.state.virt_type, READY_SECONDS["qemu"])
-    hypervisor = context.host_of(guest, testbed).hypervisor
+    domains = context.host_of(guest, testbed).hypervisor.domains
     ready = asyncio.create_task(_ready.wait_ready(context, testbed, guest, limit))
-    off = asyncio.create_task(hypervisor.wait_off(guest.state.domain))
+    off = asyncio.create_task(domains.wait_off(guest.state.domain))
     try:
         await asyncio.wait([ready, off], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
@@ -157,7 +158,7 @@ async def console_end(
 
 async def terminals(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> GuestTerminals:
     """Return that there is a console, and the kind of the screen that its domain has."""
-    screen = await context.host_of(guest, testbed).hypervisor.screen(guest.state.domain)
+    screen = await context.host_of(guest, testbed).hypervisor.consoles.screen(guest.state.domain)
     return GuestTerminals(console="input", screen=screen.kind if screen is not None else None)
 
 
@@ -165,14 +166,14 @@ async def open_console(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, *, force: bool
 ) -> socket.socket:
     """Return the guest's serial console."""
-    hypervisor = context.host_of(guest, testbed).hypervisor
-    return await hypervisor.open_console(guest.state.domain, force=force)
+    consoles = context.host_of(guest, testbed).hypervisor.consoles
+    return await consoles.open(guest.state.domain, force=force)
 
 
 async def open_screen(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
     """Return a connection to the guest's screen."""
-    hypervisor = context.host_of(guest, testbed).hypervisor
-    screen = await hypervisor.screen(guest.state.domain)
+    consoles = context.host_of(guest, testbed).hypervisor.consoles
+    screen = await consoles.screen(guest.state.domain)
     if screen is None:
         raise RefusedError(
             f"{guest.name} has no screen", hint=f"its serial console: kvm-compose console {guest.name}"
@@ -184,7 +185,7 @@ async def open_screen(context: Context, testbed: LoadedTestbed, guest: LoadedGue
             f"the screen of {guest.name} is served at no port: is it off?",
             hint=f"kvm-compose start {guest.name}",
         )
-    return await hypervisor.open_screen(screen)
+    return await consoles.open_screen(screen)
 
 
 def check_privileges(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:

@@ -9,23 +9,41 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDomain
-from kvmcompose.providers.libvirt.agent import AgentCommand, no_answer
+from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, AgentCommand, no_answer
 
 #: Runs a command in a domain by its name, with this input; what it prints is reported line by line.
 Inside = Callable[[str, list[str], AsyncIterator[bytes], Callable[[str], None]], Awaitable[int]]
 
 
 class FakeAgents:
-    """The agents of a host. They do what ``agent_guest`` asks of a guest with a shell."""
+    """See ``DomainAgents``. They do what ``agent_guest`` asks of a guest with a shell."""
 
-    def __init__(self, inside: Inside) -> None:
+    def __init__(self, host: SimulatedHost, inside: Inside) -> None:
+        """``inside`` runs a command in a domain, as its guest agent does."""
+        self._host = host
         self._inside = inside
         self._numbers = itertools.count(1)
         #: Files by the names of their domains and paths, and what is open: a file, and the next byte of it.
         self.files: dict[tuple[str, str], bytearray] = {}
         self._open: dict[int, tuple[bytearray, int]] = {}
         self._running: dict[int, asyncio.Task[int]] = {}
+
+    async def ask(
+        self,
+        name: str,
+        command: AgentCommand,
+        seconds: int = ANSWER_SECONDS,  # noqa: ARG002 (fakes answer at once)
+    ) -> Any:
+        await self._host.call("ask_agent", f"{name}:{command.execute}")
+        domain = self._host.world.running(name, "ask the guest agent of")
+        return await self.answer(name, domain, command)
+
+    async def wait(self, name: str, seconds: float) -> None:  # noqa: ARG002 (fakes are ready at once)
+        await self._host.call("wait_agent", name)
+        self._host.world.running(name, "wait for the guest agent of").agent = True
+        self._host.keep(("domains", name))
 
     async def answer(self, name: str, domain: FakeDomain, command: AgentCommand) -> Any:
         """Return what the agent of a domain answers. Raises DriverError without one."""
