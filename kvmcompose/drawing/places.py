@@ -146,11 +146,11 @@ def _across(kept: Sequence[Column], new: Sequence[tuple[int, int]]) -> int:
         return max(_ONE_ROW, *Counter(column.row for column in kept).values(), 0)
     guests, least = (max(each) for each in zip(*new, strict=True))
 
-    def shrunk(across: int) -> float:
-        rows = -(-len(new) // across)
+    def shrunk(rows: int) -> float:
+        across = -(-len(new) // rows)
         return _shrunk(guests, max(least, _width(guests, across, rows)), across, rows)
 
-    return min(range(len(new), 1, -1), key=shrunk)
+    return -(-len(new) // min(range(1, len(new)), key=shrunk))
 
 
 def _free_rows(kept: Iterable[Column], across: int) -> Iterator[int]:
