@@ -188,10 +188,28 @@ class SnapshotStatus(msgspec.Struct, frozen=True, kw_only=True):
     current: bool = False
 
 
+class StatusDifference(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that has changed since a testbed was brought up; ``text`` says what, and how.
+
+    ``kind`` is the kind of the resource as in a plan, ``host`` for a host that does not answer, ``project``
+    where the project folder cannot be used. ``host``, ``guest`` and ``segment`` are what it is of;
+    ``segment`` is the name of a bridge, switch or router in the testbed. ``drift``: nothing in the project
+    asks for it, and ``up`` repairs it.
+    """
+
+    text: str
+    kind: str
+    host: str | None = None
+    guest: str | None = None
+    segment: str | None = None
+    drift: bool = False
+
+
 class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment and the live status of its guests.
 
-    ``differences`` lists what has changed since the testbed was brought up.
+    ``differences`` lists what has changed since the testbed was brought up, in words, ``differing`` the same
+    with what each is of.
     """
 
     __test__ = False  # not a test, whatever its name
@@ -199,6 +217,7 @@ class TestbedStatus(msgspec.Struct, frozen=True, kw_only=True):
     deployment: Deployment
     guests: tuple[GuestStatus, ...]
     differences: tuple[str, ...] = ()
+    differing: tuple[StatusDifference, ...] = ()
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,11 @@ from kvmcompose.hosts.fake_world import FakePort
 if TYPE_CHECKING:
     from conftest import Lab
 
+#: A part of a guest that is in the YAML once.
+WEB = """memory_mb: 128
+      libvirt_type:
+        cloud_image: {name: debian_12, setup_script: setup.sh"""
+
 
 def repaired(lab: Lab, *drift: str) -> str:
     assert lab.status().differences == drift
@@ -35,6 +40,18 @@ def test_a_port_that_was_made_again_has_its_interface_id_again(lab: Lab) -> None
     repaired(lab, "guest web: iface-id of its port on the bridge br0 is missing")
     assert ports["lab-web-0"] == before
     assert lab.world.domains["lab-web"].started == started
+
+
+def test_a_difference_says_what_it_is_of_and_whether_it_is_drift(lab: Lab) -> None:
+    lab.must(Up())
+    del lab.world.bridges["lab"]["lab-br1"]
+    lab.edit(WEB, WEB.replace("128", "256"))
+    status = lab.status()
+    assert tuple(each.text for each in status.differing) == status.differences
+    found = {(each.kind, each.guest, each.segment, each.drift) for each in status.differing}
+    assert ("ovs-bridge", None, "br1", True) in found
+    assert ("libvirt-domain", "web", None, False) in found
+    assert len({each.host for each in status.differing}) == 1
 
 
 def test_a_guest_that_sleeps_is_woken(lab: Lab) -> None:

@@ -105,6 +105,15 @@ def test_all_rows_come_in_one_transaction_and_nothing_is_left(lab: Lab) -> None:
         assert (left.chassis.settings, left.chassis.users, left.chassis.mappings) == ({}, [], {})
 
 
+def test_what_is_missing_in_ovn_is_told_by_its_switch_or_router(lab: Lab) -> None:
+    lab.must(Up())
+    for name in ("Logical_Switch/lan", "Logical_Router/r", "ACL/lan to-lport 1000 icmp4"):
+        rows(lab).pop(name)
+    found = {(each.kind, each.segment) for each in lab.status().differing if each.drift}
+    assert {("ovn-row", "lan"), ("ovn-row", "r")} <= found
+    assert "lan to-lport 1000 icmp4" not in {segment for _, segment in found}
+
+
 def test_a_rule_that_is_replaced_leaves_no_gap(lab: Lab) -> None:
     lab.must(Up())
     lab.edit(RULE, RULE.replace("icmp4", "icmp4 && ip4.src == 10.66.1.2"))

@@ -10,6 +10,7 @@ import type {
   GuestStatus,
   LogLine,
   ProblemDetails,
+  StatusDifference,
   Step,
   StepEvent,
 } from "./types";
@@ -93,8 +94,8 @@ export class Testbed {
   readonly deployment: ReadonlySignal<Deployment | null>;
   /** By name, in the order of the status. A new map when guests come and go, not when they change. */
   readonly guests: ReadonlySignal<ReadonlyMap<string, Guest>>;
-  /** What has been changed outside of kvm-compose. */
-  readonly differences: ReadonlySignal<readonly string[]>;
+  /** What is not as it was brought up. */
+  readonly differing: ReadonlySignal<readonly StatusDifference[]>;
   /** Why the live status is not known. */
   readonly problem: ReadonlySignal<ProblemDetails | null>;
   /** The actions that were seen to run since the page was opened, the newest last. */
@@ -105,7 +106,7 @@ export class Testbed {
   readonly #connection = signal<Connection>("connecting");
   readonly #deployment = signal<Deployment | null>(null);
   readonly #guests = signal<ReadonlyMap<string, Guest>>(new Map());
-  readonly #differences = signal<readonly string[]>([]);
+  readonly #differing = signal<readonly StatusDifference[]>([]);
   readonly #problem = signal<ProblemDetails | null>(null);
   readonly #actions = signal<ReadonlyMap<string, Growing>>(new Map());
   readonly #topologyVersion = signal(0);
@@ -122,7 +123,7 @@ export class Testbed {
     this.connection = this.#connection;
     this.deployment = this.#deployment;
     this.guests = this.#guests;
-    this.differences = this.#differences;
+    this.differing = this.#differing;
     this.problem = this.#problem;
     this.actions = this.#actions;
     this.topologyVersion = this.#topologyVersion;
@@ -254,15 +255,15 @@ export class Testbed {
   #status(event: DeploymentEvent & { event: "status" }): void {
     this.#problem.value = event.problem ?? null;
     if (event.status === undefined) return;
-    const { deployment, differences, guests } = event.status;
+    const { deployment, differing, guests } = event.status;
     this.#deployment.value = deployment;
-    if (!same(this.#differences.peek(), differences)) this.#differences.value = differences;
+    if (!same(this.#differing.peek(), differing)) this.#differing.value = differing;
     const time = Date.parse(event.time) / 1000;
     const present = new Set(guests.map((each) => each.name));
     this.#keepGuests((name) => present.has(name));
     for (const status of guests) {
       const guest = this.#known(status.name, () => status);
-      if (!sameStatus(guest.status.peek(), status)) guest.status.value = status;
+      if (!same(guest.status.peek(), status)) guest.status.value = status;
       guest.samples.value = sampled(guest.samples.peek(), status, time);
     }
   }
@@ -325,12 +326,8 @@ function unknownStatus(event: GuestEvent): GuestStatus {
   };
 }
 
-function same(one: readonly string[], other: readonly string[]): boolean {
-  return one.length === other.length && one.every((each, index) => each === other[index]);
-}
-
-/** Whether nothing that is shown differs; figures always do. */
-function sameStatus(one: GuestStatus, other: GuestStatus): boolean {
+/** Whether two parts of a status are the same. */
+function same<T>(one: T, other: T): boolean {
   return JSON.stringify(one) === JSON.stringify(other);
 }
 

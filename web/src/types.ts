@@ -81,10 +81,22 @@ export interface GuestStatus {
   health: string | null;
 }
 
+/** Something that has changed since a testbed was brought up. */
+export interface StatusDifference {
+  text: string;
+  kind: string;
+  host?: string;
+  guest?: string;
+  /** A bridge, switch or router. */
+  segment?: string;
+  /** Nothing in the project asks for it. */
+  drift?: boolean;
+}
+
 export interface TestbedStatus {
   deployment: Deployment;
   guests: GuestStatus[];
-  differences: string[];
+  differing: StatusDifference[];
 }
 
 export interface ProblemDetails {

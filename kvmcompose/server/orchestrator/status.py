@@ -11,10 +11,11 @@ import msgspec
 
 from kvmcompose.core.access import EngineAccess, GuestAccess, HostAccess
 from kvmcompose.core.condition import DEGRADED
-from kvmcompose.core.deployment import GuestStatus, Phase, TestbedStatus
+from kvmcompose.core.deployment import GuestStatus, Phase, StatusDifference, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
+from kvmcompose.core.northbound import Row
 from kvmcompose.core.resource import Change, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
@@ -25,6 +26,10 @@ from kvmcompose.server.orchestrator.resources import healthy, providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
+
+#: Kinds of resources that are bridges, switches or routers of a testbed, and the tables of those of OVN.
+_SEGMENTS = frozenset({"ovs-bridge", "ovn-row"})
+_SEGMENT_TABLES = frozenset({"Logical_Switch", "Logical_Router"})
 
 
 class Meter:
@@ -69,20 +74,47 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
     share = functools.partial(meter.share, context.project)
     # in a thread: a testbed may have thousands
     guests = await in_thread(_guests, testbed, planned, domains, others, addresses, told, share)
-    differences = [f"host {name}: {error.message}" for name, error in planned.unseen]
-    differences += problem
+    differing = [
+        StatusDifference(text=f"host {name}: {error.message}", kind="host", host=name, drift=True)
+        for name, error in planned.unseen
+    ]
+    differing += [StatusDifference(text=each, kind="project") for each in problem]
     found: Sequence[Change] = ()
     if context.deployment.state in (Phase.UP, Phase.FAILED) and not problem:
         found = await in_thread(causes, planned.changes)
-        differences += [
-            left_text(each) if is_going else difference_text(each)
+        differing += [
+            _difference(each, context.project, is_going=is_going)
             for each in found
             if is_going or not _is_forgotten(each)
         ]
     deployment = context.deployment
     if deployment.state is Phase.UP and (any(planned.unseen) or any(map(is_drift, found))):
         deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
-    return TestbedStatus(deployment=deployment, guests=guests, differences=tuple(differences))
+    return TestbedStatus(
+        deployment=deployment,
+        guests=guests,
+        differences=tuple(each.text for each in differing),
+        differing=tuple(differing),
+    )
+
+
+def _difference(change: Change, project: str, *, is_going: bool) -> StatusDifference:
+    """Return how something differs, with what it is of."""
+    segment = None
+    if change.ref.kind in _SEGMENTS:
+        spec = next((each.spec for each in (change.wanted, change.found) if each is not None), None)
+        if not isinstance(spec, Row):
+            segment = change.ref.name.removeprefix(f"{project}-")
+        elif spec.ref.table in _SEGMENT_TABLES:
+            segment = spec.ref.name.removeprefix(f"{project}-")
+    return StatusDifference(
+        text=left_text(change) if is_going else difference_text(change),
+        kind=change.ref.kind,
+        host=change.ref.host or None,
+        guest=change.guest,
+        segment=segment,
+        drift=is_drift(change),
+    )
 
 
 def _guests(

@@ -18,7 +18,7 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
   const isDegraded = phaseWord(deployment) === "degraded";
   if (!isDegraded && deployment.state !== "failed") return null;
   const causes = failed === null ? [] : causesOf(failed);
-  const lines = [...causes, ...testbed.differences.value];
+  const lines = [...causes, ...testbed.differing.value.map(({ text }) => text)];
   if (lines.length === 0) return null;
   const [first, ...others] = lines;
   return (

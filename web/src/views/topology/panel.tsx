@@ -87,7 +87,9 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
   const guest = testbed.guests.value.get(node.name);
   const mark = states.guests.value.get(node.name);
   const status = guest?.status.value;
-  const differences = testbed.differences.value.filter((line) => line.startsWith(`guest ${node.name}:`));
+  const differing = testbed.differing.value.filter(
+    (each) => each.guest === node.name && each.kind !== "set-up", // that is said as `outdated`
+  );
   return (
     <>
       <h2>{node.name}</h2>
@@ -105,8 +107,8 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
       {status?.outdated.map((line) => (
         <p key={line}>out of date: {line}</p>
       ))}
-      {differences.map((line) => (
-        <p key={line}>{line}</p>
+      {differing.map(({ text }) => (
+        <p key={text}>{text}</p>
       ))}
       {mark?.tone === "bad" && states.hosts.value.has(node.host) && (
         <p>{states.hosts.value.get(node.host)}</p>

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { signal } from "@preact/signals";
 import type { ActionLog, NumberedStep } from "../../testbed";
 import type { Action, GuestStatus } from "../../types";
-import { busyGuests, differencesOf, doing, segmentProblems, shownState } from "./states";
+import { busyGuests, doing, linesBy, shownState } from "./states";
 
 function status(more: Partial<GuestStatus>): GuestStatus {
   return { state: "running", health: null, asked: null, reason: null, ...more } as GuestStatus;
@@ -66,20 +66,15 @@ test("running steps say what is done with their guests", () => {
 });
 
 test("differences are found by what they are of", () => {
-  const lines = [
-    "guest web: memory_mb: 128 -> 256",
-    "guest web: port missing",
-    "host beta: no route",
-    "bridge br0: x",
+  const differing = [
+    { text: "guest web: paused", kind: "libvirt-domain", host: "alpha", guest: "web" },
+    { text: "port web-eth0 is missing", kind: "ovs-port", host: "alpha", guest: "web" },
+    { text: "host beta: no route", kind: "host", host: "beta" },
+    { text: "bridge lab-br0 is missing", kind: "ovs-bridge", host: "alpha", segment: "br0" },
   ];
-  assert.deepEqual([...differencesOf("guest", lines)], [["web", `${lines[0]}\n${lines[1]}`]]);
-  assert.deepEqual([...differencesOf("host", lines)], [["beta", "host beta: no route"]]);
-  const segments = ["bridge lab-br0: is missing", "logical switch sw: is missing", ...lines];
   assert.deepEqual(
-    [...segmentProblems("lab", segments)],
-    [
-      ["br0", "bridge lab-br0: is missing\nbridge br0: x"],
-      ["sw", "logical switch sw: is missing"],
-    ],
+    [...linesBy(differing, ({ guest }) => guest)],
+    [["web", "guest web: paused\nport web-eth0 is missing"]],
   );
+  assert.deepEqual([...linesBy(differing, ({ segment }) => segment)], [["br0", "bridge lab-br0 is missing"]]);
 });

@@ -4,7 +4,7 @@ import { computed, type ReadonlySignal } from "@preact/signals";
 import { type Mark, marks } from "../../marks";
 import { guestTone, guestWord } from "../../shell/state";
 import type { ActionLog, Testbed } from "../../testbed";
-import type { Action, GuestStatus } from "../../types";
+import type { Action, GuestStatus, StatusDifference } from "../../types";
 
 /** What commands do with a guest while a step of theirs works on it. */
 const DOING: Record<string, string> = {
@@ -59,29 +59,15 @@ export function busyGuests(logs: Iterable<ActionLog>): Map<string, string> {
   return found;
 }
 
-const DIFFERENCE = /^(guest|host) (\S+?): /;
-
-/** Return the differences of guests, or the problems of hosts, by name. */
-export function differencesOf(kind: "guest" | "host", differences: readonly string[]): Map<string, string> {
+/** Return the lines of what differs, by the names of what it is of; without a name it is left out. */
+export function linesBy(
+  differing: readonly StatusDifference[],
+  name: (each: StatusDifference) => string | undefined,
+): Map<string, string> {
   const found = new Map<string, string>();
-  for (const line of differences) {
-    const parts = DIFFERENCE.exec(line);
-    if (parts?.[1] !== kind || parts[2] === undefined) continue;
-    found.set(parts[2], [found.get(parts[2]) ?? [], line].flat().join("\n"));
-  }
-  return found;
-}
-
-const OF_SEGMENT = /^(?!guest |host )(\S.*?) (\S+?): /;
-
-/** Return what differs of bridges, switches and routers, by their names in the testbed. */
-export function segmentProblems(lab: string, differences: readonly string[]): Map<string, string> {
-  const found = new Map<string, string>();
-  for (const line of differences) {
-    const name = OF_SEGMENT.exec(line)?.[2];
-    if (name === undefined) continue;
-    const own = name.startsWith(`${lab}-`) ? name.slice(lab.length + 1) : name;
-    found.set(own, [found.get(own) ?? [], line].flat().join("\n"));
+  for (const each of differing) {
+    const of = name(each);
+    if (of !== undefined) found.set(of, [found.get(of) ?? [], each.text].flat().join("\n"));
   }
   return found;
 }
@@ -96,9 +82,12 @@ export interface States {
 
 /** Return what is shown of a testbed. The maps are new at each change. */
 export function statesOf(testbed: Testbed): States {
-  // what differs because the project was edited since is no fault of a guest
-  const isDegraded = computed(() => testbed.deployment.value?.condition === "degraded");
-  const drift = computed(() => differencesOf("guest", isDegraded.value ? testbed.differences.value : []));
+  // what differs because the project was edited since is no fault
+  const drift = computed(() => {
+    const { condition } = testbed.deployment.value ?? {};
+    return condition === "degraded" ? testbed.differing.value.filter((each) => each.drift) : [];
+  });
+  const ofGuests = computed(() => linesBy(drift.value, (each) => each.guest));
   const busy = computed(() => busyGuests(testbed.actions.value.values()));
   const isWanted = computed(() => ["up", "failed"].includes(testbed.deployment.value?.state ?? ""));
   return {
@@ -109,7 +98,7 @@ export function statesOf(testbed: Testbed): States {
         const mark = planned?.get(name);
         const about = {
           busy: busy.value.get(name),
-          drift: drift.value.get(name),
+          drift: ofGuests.value.get(name),
           isWanted: isWanted.value,
         };
         found.set(name, mark ?? shownState(guest.status.value, about));
@@ -117,9 +106,9 @@ export function statesOf(testbed: Testbed): States {
       for (const [name, mark] of planned ?? []) found.set(name, mark);
       return found;
     }),
-    hosts: computed(() => differencesOf("host", testbed.differences.value)),
-    segments: computed(() =>
-      segmentProblems(testbed.name, isDegraded.value ? testbed.differences.value : []),
+    hosts: computed(() =>
+      linesBy(testbed.differing.value, (each) => (each.kind === "host" ? each.host : undefined)),
     ),
+    segments: computed(() => linesBy(drift.value, (each) => each.segment)),
   };
 }
