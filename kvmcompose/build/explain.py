@@ -14,6 +14,7 @@ from kvmcompose.core.artefact import Artefact, Literal, Rendered
 from kvmcompose.core.errors import InputError, KvmComposeError
 from kvmcompose.core.explained import Explanation
 from kvmcompose.effects.opening import DOCUMENT_LIMIT, read_regular
+from kvmcompose.pipeline.compile import STATE_PATH
 
 
 def explain(project: Project, name: str) -> Explanation:
@@ -46,7 +47,7 @@ def _explanation(project: Project, artefact: Artefact) -> Explanation:
     recipe = project.recipes.recipe(artefact)
     inputs = recipe.inputs
     built_from = project.ledger.inputs(artefact.path) if record is not None and record.recipe else None
-    if isinstance(artefact.content, Literal):
+    if artefact.path == STATE_PATH and isinstance(artefact.content, Literal):
         # the inputs of the state are the state itself, so the file has the old ones
         inputs = artefact.content.data
         built_from = _json_in(project.folder / artefact.path)
