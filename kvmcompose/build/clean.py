@@ -13,7 +13,7 @@ from kvmcompose.build.decide import is_behind_link
 from kvmcompose.build.decision import Disposition
 from kvmcompose.build.ledger import LedgerEntry
 from kvmcompose.build.project import Project
-from kvmcompose.core.artefact import Policy
+from kvmcompose.core.artefact import Policy, is_shared_disk
 from kvmcompose.core.errors import InputError, Problem, RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.plain import plain
@@ -139,7 +139,8 @@ def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
         return
     why = unreadable(file) if not is_readable(file) else None
     if why is None:
-        said = process.run(reading_command(str(file)), check=False).stderr.decode(errors="replace")
+        command = reading_command(str(file), raw=is_shared_disk(path))
+        said = process.run(command, check=False).stderr.decode(errors="replace")
         why = "its guest runs" if IN_USE_TO_READ in said else None
     if why is not None:
         raise RefusedError(f"{path} may be in use: {why}", hint="kvm-compose down")

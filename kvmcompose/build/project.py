@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from kvmcompose.build.recipes import Recipes
 from kvmcompose.build.recovery import recover
 from kvmcompose.build.template_check import template_problems
 from kvmcompose.build.templates import templates
-from kvmcompose.core.artefact import Artefact, BaseImage, Policy
+from kvmcompose.core.artefact import Artefact, BaseImage, Policy, is_shared_disk
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
@@ -237,6 +237,8 @@ class Project:
         wanted = set(self._named(names))
         for path in sorted(wanted):
             wanted.update(self.artefacts[path].after)
+        if any(self.artefacts[path].guest is not None for path in wanted):
+            wanted.update(filter(is_shared_disk, self.artefacts))
         return [artefact for artefact in everything if artefact.path in wanted or artefact.task == "state"]
 
     def _named(self, names: Sequence[str]) -> list[str]:
@@ -275,6 +277,8 @@ class Project:
         records = self.records(write=write)
         selected = self.select(names)
         decisions = [self.decider.decide(each, records.get(each.path)) for each in selected]
+        if names:
+            decisions = list(_without_data_of_others(decisions, set(self._named(names))))
         stale = [] if names else [
             self.decider.left_over(record) for path, record in records.items() if path not in self.artefacts
         ]  # fmt: skip
@@ -351,6 +355,16 @@ class Project:
 
 
 _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
+
+
+def _without_data_of_others(decisions: Iterable[Making], named: Container[str]) -> Iterator[Making]:
+    """Yield decisions on guests that were named: disks that they share with others keep their data."""
+    for each in decisions:
+        if is_shared_disk(each.path) and each.path not in named and each.action is Disposition.REBUILD:
+            reasons = (f"other guests have it, too: {each.task} names it",)
+            yield msgspec.structs.replace(each, action=Disposition.KEEP, reasons=reasons)
+        else:
+            yield each
 
 
 def _held(decision: _AnyDecision, kept: Mapping[str, str], action: Disposition) -> _AnyDecision:

@@ -24,6 +24,7 @@ from kvmcompose.build.context_listing import (
     too_large,
 )
 from kvmcompose.build.outputs import Outputs
+from kvmcompose.core.artefact import is_shared_disk
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.image_build import ContextEntry, content_digest
 from kvmcompose.core.image_source import ImageFile
@@ -184,6 +185,13 @@ class FolderFiles:
         return self._image_flaws[key]
 
     def _image_flaw(self, path: str, wanted_format: str | None, is_said: bool) -> Flaw | None:
+        real = resolve(self.path(path))
+        if (
+            real is not None
+            and is_shared_disk(f"artefacts/{real.name}")
+            and real.parent == resolve(self.folder / "artefacts")
+        ):  # it is raw for the guests that write it: taken for an image, it could name any file
+            return Flaw("bad-image", f"{path} is a disk that guests share, and no image")
         may_be_bare = is_said and wanted_format == "raw" and self.is_inside(path)
         try:
             header = check_image(self.path(path), name=path, may_be_bare=may_be_bare)

@@ -15,6 +15,7 @@ import msgspec
 
 from kvmcompose import privileges
 from kvmcompose.build.harmless import HarmlessFiles
+from kvmcompose.core.artefact import is_shared_disk
 from kvmcompose.core.consent import ConsentError, ConsentRequest, consent_request
 from kvmcompose.core.deployable import ContainerGuest, DomainGuest, NetworkPlan
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -267,7 +268,9 @@ def _templates(folder: Path) -> Iterator[Privilege]:
 def _disks(folder: Path, disks: Iterable[str], harmless: HarmlessFiles) -> Iterator[Privilege]:
     """Yield files outside the project and the image store that disks reach by links and backing files."""
     roots = (folder, default_store().root.resolve())
-    waiting = [(path, f"{folder}/{path}", 0) for path in dict.fromkeys(disks)]
+    # those that guests share are raw, whatever is in them: taken for images, they could name any file
+    own = (path for path in dict.fromkeys(disks) if not is_shared_disk(path))
+    waiting = [(path, f"{folder}/{path}", 0) for path in own]
     seen: set[str] = set()
     while waiting:
         where, name, depth = waiting.pop()
@@ -280,6 +283,9 @@ def _disks(folder: Path, disks: Iterable[str], harmless: HarmlessFiles) -> Itera
             continue
         path = Path(name)
         real = _resolved(path)
+        if real is not None and real.is_relative_to(folder) and is_shared_disk(str(real.relative_to(folder))):
+            yield Privilege(PrivilegeKind.FILE, f"{str(real)!r}, which guests share, as an image", where)
+            continue
         if real is None or not any(real.is_relative_to(root) for root in roots):
             yield Privilege(PrivilegeKind.FILE, f"{str(real or path)!r}", where)
             continue

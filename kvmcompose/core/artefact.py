@@ -11,6 +11,19 @@ from typing import Any
 
 import msgspec
 
+_SHARED_DISK = ("artefacts/shared.", ".raw")
+
+
+def shared_disk_path(name: str) -> str:
+    """Return the path of a disk that guests share. Whatever opens the file takes it as raw."""
+    return name.join(_SHARED_DISK)
+
+
+def is_shared_disk(path: str) -> bool:
+    """Return whether a path relative to the project folder is that of a disk that guests share."""
+    start, end = _SHARED_DISK
+    return path.startswith(start) and path.endswith(end) and path.count("/") == 1
+
 
 class Policy(Enum):
     """What a build may do with a file that already exists."""

@@ -98,11 +98,20 @@ class HardwareNeed(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=Fal
     pci: bool = False
 
 
+class SharedDisk(msgspec.Struct, frozen=True, gc=False):
+    """A disk that several guests have: its size in GiB, and whether this one only reads it."""
+
+    gigabytes: int
+    readonly: bool = False
+
+
 class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     """A guest that libvirt runs.
 
     ``up`` waits for what ``ready`` says; where that is None, until a guest with ``cloud_init`` is set up.
-    Only a guest with ``cloud_init`` can run scripts. ``nvram`` is that of its disks in which its UEFI keeps
+    Only a guest with ``cloud_init`` can run scripts. ``shared_disks`` are those of its disks that other
+    guests have as well, by path: raw, and empty files until a guest with them starts.
+    ``nvram`` is that of its disks in which its UEFI keeps
     its variables, None with a BIOS; libvirt fills it.
     ``secure_boot``: that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it.
     ``arch`` is its architecture, in libvirt's words. ``most_memory_mb`` is the most that it can have (MiB).
@@ -111,6 +120,7 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
     runtime: str = "libvirt"
     domain_xml: str
     cloud_init: bool
+    shared_disks: Mapping[str, SharedDisk] = {}
     nvram: str | None = None
     secure_boot: bool = False
     tpm: bool = False

@@ -168,7 +168,8 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
     ``golden_image`` is set for a clone, and names its golden image. ``memory_mb`` is in MiB. ``id`` is the
     machine's, with the number of the clone. ``arch`` is the architecture of a virtual machine, in libvirt's
-    words; None for a guest that runs on any.
+    words; None for a guest that runs on any. ``shared_disks`` are the names of the disks that it has in
+    common with other guests, for which it is on their host.
     """
 
     name: str
@@ -182,6 +183,7 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     id: str | None = None
     arch: str | None = None
+    shared_disks: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:

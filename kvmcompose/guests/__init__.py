@@ -7,6 +7,8 @@ A module implements a *kind* of guest and offers:
 ``SECTION``                       the key of that section, when it is not the module's own name
 ``expand(machine)``               the guests that a machine defines
 ``check(machine, files)``         the problems that a schema cannot express, with paths in the machine
+``check_together(machines)``      the problems of all machines of this kind beside each other, likewise, with
+                                  paths in the YAML; optional
 ``complete(guest, files)``        the guest with data from its files, such as a digest; optional
 ``check_interfaces(…)``           the problems that only a guest's names and addresses show; optional
 ``artefacts(guest, shared)``      the files to make for one guest
@@ -58,6 +60,9 @@ class GuestKind(Protocol):
     def check(self, machine: Machine, files: ProjectFiles) -> Iterable[Complaint]:
         """Yield the problems of the machine that a schema cannot express."""
 
+    def check_together(self, machines: Sequence[Machine]) -> Iterable[Complaint]:
+        """Yield the problems that machines of this kind have only beside each other."""
+
     def complete(self, guest: Guest, files: ProjectFiles) -> Guest:
         """Return a guest of a machine of this kind, with data from its files."""
 
@@ -102,6 +107,7 @@ def guest_kind(name: str) -> GuestKind:
         "says_when_ready": getattr(module, "can_be_entered", _yes),
         "SECTION": name,
         "HAS_DHCP_CLIENT": True,
+        "check_together": _nothing_together,
         "complete": _complete,
         "check_interfaces": _no_complaints,
         "can_be_entered": _yes,
@@ -110,6 +116,11 @@ def guest_kind(name: str) -> GuestKind:
         "privileges": _no_privileges,
     }
     return cast(GuestKind, with_defaults(module, defaults))
+
+
+def _nothing_together(_machines: Sequence[Machine]) -> tuple[Complaint, ...]:
+    """Return no problems: the default for a kind without ``check_together``."""
+    return ()
 
 
 def _complete(guest: Guest, _files: ProjectFiles) -> Guest:

@@ -23,6 +23,7 @@ from kvmcompose.guests._further_disks import (
     disk_devices,
     further_artefacts,
     own_cdroms,
+    shared_disks,
 )
 from kvmcompose.guests._installation import answer_files, installation_artefacts, installation_media
 from kvmcompose.guests._machine import MachineKeys, hardware, hardware_need
@@ -127,7 +128,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         media=media_link,
         seed=seed,
         boot_disk=boot_disk,
-        further=disk_devices(guest.identity, definition.disks, cdrom, boot_disk),
+        further=disk_devices(guest, definition.disks, cdrom, boot_disk),
         cdroms=own_cdroms(cdroms, definition.disks, cdrom, boot_disk),
         # a guest without cloud-init may not use its serial line, so its screen must be visible
         hardware=hardware(
@@ -190,6 +191,7 @@ def runs(
         files=tuple(each.path for each in files),
         disks=tuple(sorted((each.path for each in written), key=lambda path: path != boot)),
         raw_disks=frozenset(each.path for each in written if not isinstance(each.content, IMAGES)),
+        shared_disks=shared_disks(guest, definition.disks),
         boot_disk=boot,
         cloud_init=_has_cloud_init(definition),
         username=definition.username,

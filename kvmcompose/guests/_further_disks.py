@@ -8,7 +8,21 @@ from typing import Literal
 
 import msgspec
 
-from kvmcompose.core.artefact import Artefact, BaseImage, Blank, Content, DeepCopy, LinkTo, Overlay, Policy
+from kvmcompose.core.artefact import (
+    Artefact,
+    BaseImage,
+    Blank,
+    Content,
+    DeepCopy,
+    LinkTo,
+    Overlay,
+    Policy,
+    shared_disk_path,
+)
+from kvmcompose.core.artefact import (
+    Literal as Bytes,
+)
+from kvmcompose.core.deployable import SharedDisk
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import GuestState
@@ -25,7 +39,7 @@ _SOURCES = ("size_gigabytes", "path", "image")
 #: Keys that a CD-ROM cannot have.
 _OF_DISKS = (
     "size_gigabytes", "image", "expand_gigabytes", "create_deep_copy",
-    "format", "cache", "discard", "readonly",
+    "format", "cache", "discard", "readonly", "shareable",
 )  # fmt: skip
 #: Targets of libvirt by bus: their beginning, and the first letter that is free in every guest.
 _TARGETS = {"virtio": ("vd", 2), "scsi": ("sd", 1), "sata": ("sd", 1), "usb": ("sd", 1), "ide": ("hd", 0)}
@@ -34,7 +48,10 @@ _MOST_IDE = 4
 
 
 class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A disk or CD-ROM beside the boot disk. Sizes are in GiB. ``boot`` is its place in the boot order."""
+    """A disk or CD-ROM beside the boot disk. Sizes are in GiB. ``boot`` is its place in the boot order.
+
+    A ``shareable`` disk belongs to the testbed: all guests with such an entry of its name have the same one.
+    """
 
     name: str | None = None
     size_gigabytes: int | None = None
@@ -48,6 +65,7 @@ class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: _Cache | None = None
     discard: Literal["unmap", "ignore"] | None = None
     readonly: bool = False
+    shareable: bool = False
     serial: str | None = None
     boot: int | None = None
 
@@ -56,6 +74,8 @@ class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
         """How its artefact is made; None for a CD-ROM without a medium."""
         if self.device == "cdrom":
             return LinkTo(BaseImage(path=self.path, format="raw")) if self.path is not None else None
+        if self.shareable:
+            return Bytes(b"")  # it gets its size where its guests start
         if self.size_gigabytes is not None:
             return Blank(self.size_gigabytes)
         image = BaseImage(name=self.image, path=self.path, format=self.format)
@@ -71,17 +91,49 @@ def disk_names(entries: Sequence[FurtherDisk]) -> list[str]:
 
 def _artefact_path(identity: str, name: str, entry: FurtherDisk) -> str:
     # a dot is in no name of a guest or a disk, so that no two of them have one path
+    if entry.shareable:
+        return shared_disk_path(name)
     return f"artefacts/{identity}.{name}{'-media.iso' if entry.device == 'cdrom' else '.qcow2'}"
+
+
+def entries_of(guest: GuestState, entries: Sequence[FurtherDisk]) -> Iterator[tuple[str, FurtherDisk]]:
+    """Yield the further disks that a guest has, by name.
+
+    A golden image has none that is shareable: it is set up on the main host, wherever its clones are, before
+    they start, and again when it changes.
+    """
+    for name, entry in zip(disk_names(entries), entries, strict=True):
+        if not (entry.shareable and guest.is_golden_image):
+            yield name, entry
+
+
+def shared_disks(guest: GuestState, entries: Sequence[FurtherDisk]) -> dict[str, SharedDisk]:
+    """Return the disks that a guest shares, by their paths."""
+    return {
+        shared_disk_path(name): SharedDisk(entry.size_gigabytes or 0, entry.readonly)
+        for name, entry in entries_of(guest, entries)
+        if entry.shareable
+    }
 
 
 def further_artefacts(guest: GuestState, entries: Sequence[FurtherDisk]) -> Iterator[Artefact]:
     """Yield the artefacts of a guest's further disks. Those of a clone lie on those of its golden image."""
     golden = guest.extra_info.golden_identity
-    for name, entry in zip(disk_names(entries), entries, strict=True):
+    for name, entry in entries_of(guest, entries):
         content = entry.content
         if content is None:
             continue
         path = _artefact_path(guest.identity, name, entry)
+        if entry.shareable:
+            yield Artefact(
+                task=f"shared-disk:{name}",
+                path=path,
+                policy=Policy.MUTABLE,
+                content=content,
+                summary=f"disk {name}, which guests share",
+                mode=0o600,
+            )
+            continue
         if entry.device == "cdrom":
             yield Artefact(
                 task=f"media:{guest.name}:{name}",
@@ -126,12 +178,12 @@ class BootDiskKeys(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def disk_devices(
-    identity: str, entries: Sequence[FurtherDisk], cdrom: str, boot: BootDisk
+    guest: GuestState, entries: Sequence[FurtherDisk], cdrom: str, boot: BootDisk
 ) -> tuple[DiskDevice, ...]:
     """Return further disks as the domain has them. ``cdrom`` is the usual bus of a CD-ROM."""
     used = _used_targets(boot)
     found = []
-    for name, entry in zip(disk_names(entries), entries, strict=True):
+    for name, entry in entries_of(guest, entries):
         is_cdrom = entry.device == "cdrom"
         bus = entry.bus or (cdrom if is_cdrom else "virtio")
         prefix, first = _TARGETS[bus]
@@ -139,13 +191,14 @@ def disk_devices(
             DiskDevice(
                 name=name,
                 device=entry.device,
-                file=_artefact_path(identity, name, entry) if entry.content is not None else None,
-                format="raw" if is_cdrom else "qcow2",
+                file=_artefact_path(guest.identity, name, entry) if entry.content is not None else None,
+                format="raw" if is_cdrom or entry.shareable else "qcow2",
                 target=f"{prefix}{_letters(first + used[prefix])}",
                 bus=bus,
                 cache=entry.cache,
                 discard=None if is_cdrom else entry.discard or "unmap",
                 readonly=is_cdrom or entry.readonly,
+                shareable=entry.shareable,
                 serial=entry.serial or (None if is_cdrom else name),
                 boot=entry.boot,
             )
@@ -243,6 +296,8 @@ def _of_source(entry: FurtherDisk, at: _Path) -> Iterator[Complaint]:
         )
         return
     (source,) = given
+    if entry.shareable:
+        yield from _of_shareable(entry, source, at)
     for key, sources in (
         ("expand_gigabytes", ("path", "image")),
         ("create_deep_copy", ("path",)),
@@ -262,6 +317,25 @@ def _of_source(entry: FurtherDisk, at: _Path) -> Iterator[Complaint]:
             code="hardware-conflict",
             path=(*at, "expand_gigabytes"),
             message="expand_gigabytes does not go with create_deep_copy: a copy is as large as its image",
+            at_key=True,
+        )
+
+
+def _of_shareable(entry: FurtherDisk, source: str, at: _Path) -> Iterator[Complaint]:
+    if entry.name is None:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "shareable"),
+            message="a shareable disk without a name",
+            wanted="a name: guests with a shareable disk of the same name have the same disk",
+            at_key=True,
+        )
+    if source != "size_gigabytes":
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, source),
+            message=f"shareable does not go with {source}: a disk that guests share begins empty",
+            wanted="size_gigabytes",
             at_key=True,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ from kvmcompose.guests._further_disks import check_boot_disk, check_further_disk
 from kvmcompose.guests._installation import check_installation
 from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
+from kvmcompose.guests._shared_disks import check_shared_disks, shared_names
 from kvmcompose.guests._shares import check_shares
 
 # those of every guest that libvirt runs
@@ -68,6 +69,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         cpus=body.cpus,
         memory_mb=body.memory_mb,
         arch=body.arch or USUAL_ARCH,
+        shared_disks=shared_names(body.disks),
     )
     if body.scaling is None:
         yield guest
@@ -77,6 +79,7 @@ def expand(machine: Machine) -> Iterator[Guest]:
         guest,
         definition=msgspec.structs.replace(alone, setup_scripts=shared, run_scripts=()),
         is_golden_image=True,
+        shared_disks=(),
     )
     for number, attachments in enumerate(_scaling.attachments_of(machine)):
         setup = alone.setup_scripts + _scaling.scripts_for(body.scaling.clone_setup, number)
@@ -165,6 +168,13 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
     yield from check_shares(machine.kind, body.shares, files)
     if body.scaling is not None:
         yield from _check_scaling(machine, body.scaling, files)
+
+
+def check_together(machines: Sequence[Machine]) -> Iterator[Complaint]:
+    """Yield the problems of disks that machines share."""
+    yield from check_shared_disks(
+        (("machines", each.index, each.kind), each.name, each.body.disks) for each in machines
+    )
 
 
 def _scripts(machine: Machine) -> Iterator[tuple[str | int, ...]]:

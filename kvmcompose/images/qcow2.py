@@ -159,9 +159,13 @@ def is_cut_off(path: Path) -> bool:
     )
 
 
-def reading_command(path: str) -> list[str]:
-    """Return a command that prints ``IN_USE_TO_READ`` and fails while a guest uses an image."""
-    return ["qemu-img", "info", "--output=json", _by_itself(path)]
+def reading_command(path: str, *, raw: bool = False) -> list[str]:
+    """Return a command that prints ``IN_USE_TO_READ`` and fails while a guest uses an image.
+
+    ``raw``: its guest decides about each of its bytes, so that it is not looked for a header.
+    """
+    opened = _raw(path) if raw else _by_itself(path)
+    return ["qemu-img", "info", "--output=json", opened]
 
 
 def resize_command(path: str, size: int) -> list[str]:
@@ -178,6 +182,11 @@ def _by_itself(path: str) -> str:
     return "json:" + json.dumps(
         {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}}
     )
+
+
+def _raw(path: str) -> str:
+    """Return how QEMU's programs open a file that has no format."""
+    return "json:" + json.dumps({"driver": "raw", "file": {"driver": "file", "filename": path}})
 
 
 def _parse_qcow2(head: bytes) -> ImageHeader:

@@ -160,6 +160,8 @@ def logical_testbed(
             for complaint in module.check(each, files)
         ]
         guests += (_with_id(module.complete(guest, files)) for guest in module.expand(each))
+    for kind in dict.fromkeys(each.kind for each in machines):
+        complaints += guest_kind(kind).check_together([each for each in machines if each.kind == kind])
     complaints += _check_guests(settings.project, guests)
     complaints += check_order(machines, guests)
     topology = network_module.topology(network)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from kvmcompose.core.errors import Complaint
 from kvmcompose.core.model import Constraints, LogicalTestbed, Placement
 from kvmcompose.placement._constraints import PLACEMENT, Names
-from kvmcompose.placement._follow import segments_of
+from kvmcompose.placement._follow import segments_of, sharers
 from kvmcompose.placement._groups import fits
 
 _LOAD_BALANCING = ("testbed_options", "load_balancing")
@@ -33,6 +33,14 @@ def check(testbed: LogicalTestbed, placement: Placement, strategy: str) -> Itera
         yield from _overfull(testbed, placement, strategy)
     if testbed.constraints != Constraints():
         yield from _unfulfilled(testbed, placement, strategy)
+    for disk, sharing in sharers(testbed).items():
+        where = {guest.name: placement.guests[guest.name] for guest in sharing}
+        if len(set(where.values())) > 1:
+            yield Complaint(
+                code="placement-conflict",
+                path=_LOAD_BALANCING,
+                message=f"{strategy} separates guests that share the disk {disk!r}: {_listed(where)}",
+            )
 
 
 def _overfull(testbed: LogicalTestbed, placement: Placement, strategy: str) -> Iterator[Complaint]:

@@ -10,6 +10,15 @@ def segments_of(guest: Guest) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attachment.segment for attachment in guest.attachments))
 
 
+def sharers(testbed: LogicalTestbed) -> dict[str, list[Guest]]:
+    """Return the guests that share each disk, by its name."""
+    found: dict[str, list[Guest]] = {}
+    for guest in testbed.guests:
+        for disk in guest.shared_disks if segments_of(guest) else ():
+            found.setdefault(disk, []).append(guest)
+    return found
+
+
 def guests_follow(testbed: LogicalTestbed, segments: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the hosts of guests, which are those of their segments, and the reasons.
 

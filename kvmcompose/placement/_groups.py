@@ -11,7 +11,7 @@ import msgspec
 from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Host, LogicalTestbed
 from kvmcompose.placement._constraints import PLACEMENT, Names, place_of
-from kvmcompose.placement._follow import segments_of
+from kvmcompose.placement._follow import segments_of, sharers
 
 #: The word for a segment where each guest is placed for itself.
 GUEST = "guest"
@@ -85,6 +85,10 @@ class _Bonds:
             segments = list(dict.fromkeys(each for name in together for each in names.reach(name)))
             for one, other in pairwise(segments):
                 self._bind(one, other, f"{place_of('together', number)} binds {one} and {other}")
+        for disk, sharing in sharers(testbed).items():
+            for first, second in pairwise(sharing):
+                why = f"{first.name!r} and {second.name!r} share the disk {disk!r}"
+                self._bind(segments_of(first)[0], segments_of(second)[0], why)
         self.group_of: dict[str, int] = {}
         self.members: list[list[str]] = []
         position = {name: number for number, name in enumerate(self._why)}
@@ -95,8 +99,9 @@ class _Bonds:
                 self.members.append(found)
 
     def _bind(self, one: str, other: str, why: str) -> None:
-        self._why[one].setdefault(other, why)
-        self._why[other].setdefault(one, why)
+        if one != other:
+            self._why[one].setdefault(other, why)
+            self._why[other].setdefault(one, why)
 
     def _from(self, start: str) -> dict[str, str | None]:
         """Return all segments bound to one, each with its predecessor on a shortest path."""

@@ -90,9 +90,9 @@ def of_domain(
     xml: Xml, guest: GuestState, run: DomainGuest, state: State, network_plan: NetworkPlan
 ) -> Iterator[Privilege]:
     """Yield what a guest's domain XML requests."""
-    checks = _domain.checks(owned_by(guest, run, state, network_plan))
-    yield from privileges_in(xml, _domain.GRAMMAR, checks, run.domain_xml)
-    yield from _domain.raw_disks(xml, run.domain_xml)
+    owned = owned_by(guest, run, state, network_plan)
+    yield from privileges_in(xml, _domain.GRAMMAR, _domain.checks(owned), run.domain_xml)
+    yield from _domain.raw_disks(xml, owned, run.domain_xml)
     yield from _domain.host_devices(xml, run.domain_xml)
 
 
@@ -119,6 +119,7 @@ def owned_by(guest: GuestState, run: DomainGuest, state: State, network_plan: Ne
         uuid=domain_uuid(state.project_name, guest.identity),
         # those with artefacts in them need the user's word: the host opens XML and disks
         shares=frozenset(f"{folder}/{each.path}" for each in shares_of(run) if not each.is_ours),
+        shared_disks=frozenset(f"{folder}/{path}" for path in run.shared_disks),
     )
 
 

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from kvmcompose.core.artefact import is_shared_disk
 from kvmcompose.core.privilege import Privilege, PrivilegeKind
 from kvmcompose.privileges._grammar import Checks, Element, Xml
 
@@ -16,7 +17,8 @@ _GUEST = "{urn:kvmcompose:guest:1}guest"
 class Owned(msgspec.Struct, frozen=True, kw_only=True):
     """What the XML of a guest may refer to because the project owns it. ``artefacts`` ends with a slash.
 
-    By the ``uuid``, libvirt finds the state of a guest's TPM.
+    By the ``uuid``, libvirt finds the state of a guest's TPM. ``shared_disks`` are those that other guests
+    have as well.
     """
 
     project: str
@@ -31,6 +33,7 @@ class Owned(msgspec.Struct, frozen=True, kw_only=True):
     nvram: str | None
     uuid: str
     shares: frozenset[str]
+    shared_disks: frozenset[str] = frozenset()
 
 
 def checks(owned: Owned) -> Checks:
@@ -67,15 +70,24 @@ def disks(xml: Xml) -> tuple[tuple[str, str], ...]:
     )
 
 
-def raw_disks(xml: Xml, where: str) -> Iterator[Privilege]:
-    """Yield disks that their guest writes as raw, including the header.
+def raw_disks(xml: Xml, owned: Owned, where: str) -> Iterator[Privilege]:
+    """Yield disks that their guest writes as raw, including the header, and those of such files as images.
 
     A guest that can write every byte of a file can turn it into a qcow2 image that refers to files of the
-    host; and another disk, or another guest, may open the same file as qcow2.
+    host; and another disk, or another guest, may open the same file as qcow2. So disks that guests share,
+    which are known by their paths, are raw wherever they are opened.
     """
     root = xml.root
     for disk in root.iterfind("devices/disk") if root is not None else ():
         formats = {driver.get("type") for driver in disk.iterfind("driver")} or {None}
+        paths = {source.get("file", "") for source in disk.iterfind("source")}
+        if formats == {"raw"}:
+            if paths and paths <= owned.shared_disks:
+                continue
+        else:
+            for path in sorted(paths):
+                if is_shared_disk(path.replace(owned.artefacts, "artefacts/", 1)):
+                    yield Privilege(PrivilegeKind.FILE, f"{path} not as raw, as guests write it", where)
         if formats != {"qcow2"} and disk.get("device") != "cdrom" and disk.find("readonly") is None:
             files = ", ".join(repr(source.get("file")) for source in disk.iterfind("source"))
             yield Privilege(PrivilegeKind.FILE, f"a disk that its guest writes as raw: {files}", where)

@@ -12,7 +12,8 @@ ALIAS_PREFIX = "ua-disk-"
 class DiskDevice(msgspec.Struct, frozen=True, kw_only=True):
     """A further disk or CD-ROM in libvirt's terms. ``file`` is None for a CD-ROM without a medium.
 
-    ``boot`` is its place in the boot order, None for a device that nothing is booted from.
+    ``boot`` is its place in the boot order, None for a device that nothing is booted from. ``shareable``:
+    other domains have it as well.
     """
 
     name: str
@@ -24,6 +25,7 @@ class DiskDevice(msgspec.Struct, frozen=True, kw_only=True):
     cache: str | None
     discard: str | None
     readonly: bool
+    shareable: bool = False
     serial: str | None
     boot: int | None
 

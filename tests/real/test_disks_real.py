@@ -28,10 +28,19 @@ machines:
       libvirt_type: {cloud_image: {name: micro}}
       disks:
         - {name: cd, device: cdrom, path: one.iso}
-network:
+PEERnetwork:
   bridges: [{name: br0, subnet: 10.79.0.0/24}]
   external_bridge: br0
 """
+PEER = """\
+  - name: peer
+    interfaces: [{bridge: br0}]
+    libvirt:
+      cpus: 1
+      memory_mb: 128
+      libvirt_type: {cloud_image: {name: micro}}
+"""
+QUORUM = "        - {name: quorum, size_gigabytes: 1, shareable: true}\n"
 CD = "        - {name: cd, device: cdrom, path: one.iso}\n"
 DATA = "        - {name: data, size_gigabytes: 1}\n"
 #: The digest of 4 MiB that nothing was written to.
@@ -53,15 +62,15 @@ class Running:
     def pid(self) -> str:
         return self.host.run(["pgrep", "-f", f"guest={self.project.name}-db"]).stdout.strip()
 
-    def root(self, script: str) -> str:
-        return self.project.inside("db", "sudo", "sh", "-c", script)
+    def root(self, script: str, guest: str = "db") -> str:
+        return self.project.inside(guest, "sudo", "sh", "-c", script)
 
-    def device(self, serial: str) -> str:
-        return self.project.inside("db", "sh", "-c", BY_SERIAL % serial).strip()
+    def device(self, serial: str, guest: str = "db") -> str:
+        return self.project.inside(guest, "sh", "-c", BY_SERIAL % serial).strip()
 
-    def size(self, device: str) -> int:
+    def size(self, device: str, guest: str = "db") -> int:
         """In bytes."""
-        return 512 * int(self.project.inside("db", "cat", f"/sys/block/{device}/size"))
+        return 512 * int(self.project.inside(guest, "cat", f"/sys/block/{device}/size"))
 
     def sum(self, device: str) -> str:
         return self.root(f"dd if=/dev/{device} bs=1M count=4 2>/dev/null | sha256sum").split()[0]
@@ -89,13 +98,53 @@ def iso(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def running(real_host: TestHost, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    files = {"kvm-compose.yaml": YAML, "one.iso": iso("one"), "two.iso": iso("two")}
+    files = {"kvm-compose.yaml": YAML.replace("PEER", PEER), "one.iso": iso("one"), "two.iso": iso("two")}
     project = Project(real_host, tmp_path_factory.mktemp("disks"), "disks", files)
     try:
         project.run("up")
         yield Running(project)
     finally:
         project.run("down", "--purge", "--timeout", "0", status=None)
+
+
+def says(running: Running, writer: str, reader: str, text: str) -> None:
+    """Write a text to the disk that both share, in one guest, and read it in the other."""
+    running.root(f"echo {text} >/dev/{running.device('quorum', writer)} && sync", writer)
+    fresh = "echo 3 >/proc/sys/vm/drop_caches"
+    read = f"{fresh}; head -c {len(text)} /dev/{running.device('quorum', reader)}"
+    assert running.root(read, reader) == text
+
+
+def test_guests_share_a_disk(running: Running) -> None:
+    """Plugged into both while they run, it grows in both; one restarts; unplugged, it stays."""
+    project = running.project
+    disk = project.folder / "artefacts/shared.quorum.raw"
+    project.edit(CD, f"{QUORUM}{CD}")
+    project.edit(PEER, f"{PEER}      disks:\n{QUORUM}")
+    assert running.up().count("disk quorum is attached") == 2
+    says(running, "db", "peer", "from-db")
+    says(running, "peer", "db", "from-peer")
+
+    (project.folder / "kvm-compose.yaml").write_text(
+        (project.folder / "kvm-compose.yaml").read_text().replace(QUORUM, QUORUM.replace("1", "2"))
+    )
+    running.up()
+    for guest in ("db", "peer"):
+        assert running.size(running.device("quorum", guest), guest) == 2 << 30, guest
+    assert disk.stat().st_size == 2 << 30
+    refused = project.run("snapshot", "create", "first", "-n", "peer", status=None)
+    assert "peer writes to a shareable disk" in refused.stderr
+
+    project.run("restart", "peer")
+    says(running, "peer", "db", "again")
+    text = (project.folder / "kvm-compose.yaml").read_text()
+    larger = QUORUM.replace("1", "2")
+    text = text.replace(f"{PEER}      disks:\n{larger}", "").replace(larger, "")
+    (project.folder / "kvm-compose.yaml").write_text(text)
+    said = running.up()
+    assert "disk quorum is detached" in said
+    assert "a disk that guests shared stays" in said
+    assert disk.is_file()
 
 
 def test_a_disk_is_plugged_in_and_grows_with_its_data(running: Running) -> None:

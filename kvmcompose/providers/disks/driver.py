@@ -89,6 +89,8 @@ if [ ! -e "./$3" ] && [ ! -L "./$3" ]; then exit; fi
 if [ ! -s "./$3" ]; then rm -f -- "./$3"; fi
 """
 )
+#: A disk of which a guest writes every byte is never given to qemu-img, which would look for a format.
+_READY_RAW = _ENTER + _CHECK + _OPEN + 'truncate -s ">$4" /proc/self/fd/3'
 #: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
 #: for anyone else the file is their own already.
 _REPLACE = (
@@ -236,6 +238,18 @@ class HostDisks:
         argv = _inside(_READY_NVRAM, path, "yes" if fresh else "")
         done = await self._as_needed(argv)
         self._expect(path, argv, done, privileged=True)
+
+    async def ready_raw(self, path: Path, size: int) -> None:
+        argv = _inside(_READY_RAW, path, str(size))
+        done = await self._as_needed(argv)
+        self._expect(path, argv, done, privileged=True)
+
+    async def length(self, path: Path) -> int:
+        argv = ["stat", "--format=%s", "--", str(path)]
+        done = await self._as_needed(argv)
+        if done.status != 0:
+            raise self._missing(path, done)
+        return int(done.text)
 
     async def remove(self, path: Path) -> None:
         argv = _inside(_REMOVE, path)

@@ -67,6 +67,16 @@ class FakeDisks:
             self._host.world.disks.pop(str(path), None)
             self._host.keep(("disks", str(path)))
 
+    async def ready_raw(self, path: Path, size: int) -> None:
+        await self._host.call("ready_raw", path.name)
+        disk = self._disk(path)
+        disk.size = max(size, disk.size)
+        self._host.keep(("disks", str(path)))
+
+    async def length(self, path: Path) -> int:
+        await self._host.call("length", path.name)
+        return self._disk(path).size
+
     async def replace(self, path: Path, staged: Path) -> None:
         await self._host.call("replace_disk", path.name)
         self._host.world.disks[str(path)] = self._host.world.disks.pop(str(staged))

@@ -55,6 +55,15 @@ class Disks(Protocol):
         ``fresh``: the guest begins with new ones. Raises DriverError for a link, or no regular file.
         """
 
+    async def ready_raw(self, path: Path, size: int) -> None:
+        """Make a raw disk ``size`` bytes long, unless it is as long already: what is on it stays.
+
+        Guests may run with it. Raises DriverError for a link, or no regular file.
+        """
+
+    async def length(self, path: Path) -> int:
+        """Return the length of a raw disk in bytes. Raises DriverError for a missing file."""
+
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
 

@@ -53,5 +53,7 @@ class Delivery(HostTransfers):
 
     async def _finish(self, wanted: Mapping[str, WantedFile]) -> None:
         """Check what was delivered, where it cannot change any more."""
-        await self._blobs.check_images(self._project, wanted.keys())
+        # what is raw is no image, whatever guests have written to it, and nothing may be on top of it
+        images = [path for path, each in wanted.items() if not each.file.raw]
+        await self._blobs.check_images(self._project, images)
         self._to_come = set()

@@ -171,9 +171,11 @@ class _Search:
     async def _has_data(self, host: str, guest: LoadedGuest, path: str) -> bool:
         if guest.name in self._on.get(host, ()):
             return True
+        drivers = self._view.hosts[host]
+        if path in guest.shared_disks:
+            return await drivers.disks.length(self._view.context.folder_on(drivers) / path) > 0
         if path not in guest.image_disks:
             return True  # nothing tells
-        drivers = self._view.hosts[host]
         return not await drivers.disks.pristine(self._view.context.folder_on(drivers) / path)
 
     async def _main_has_data(self, guest: LoadedGuest, path: str) -> bool:
@@ -188,9 +190,11 @@ class _Search:
             return True
         if main.blobs is not None and path not in (await self._view.inventory(main)).delivered:
             return False  # it is delivered by this action
+        disk = self._view.context.folder_on(main) / path
+        if path in guest.shared_disks:
+            return await main.disks.length(disk) > 0
         if path not in guest.image_disks:
             return False
-        disk = self._view.context.folder_on(main) / path
         return (
             not await main.disks.pristine(disk) and (await main.disks.header(disk)).backing_file is not None
         )

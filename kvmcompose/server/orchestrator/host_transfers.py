@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvmcompose.core.artefact import is_shared_disk
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
@@ -169,7 +170,12 @@ class HostTransfers:
 
     async def has_data(self, disk: str) -> bool:
         """Whether the host has a disk that a guest has written to."""
-        return disk in self._delivered and not await self._disks.pristine(self._folder_there / disk)
+        if disk not in self._delivered:
+            return False
+        there = self._folder_there / disk
+        if is_shared_disk(disk):
+            return await self._disks.length(there) > 0  # raw: whatever is in it is no header
+        return not await self._disks.pristine(there)
 
     async def _find_growing(
         self, wanted: Mapping[str, WantedFile], files: OwnerFiles | None = None

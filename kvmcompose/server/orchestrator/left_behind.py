@@ -29,13 +29,15 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
         if host == main:
             left.add(disk)
         is_gone = guest.name not in after.guests
+        is_shared = disk in guest.shared_disks
         if host == main and context.member is None:
-            name = guest.name if is_gone else disk.rpartition("/")[2]
+            name = guest.name if is_gone and not is_shared else disk.rpartition("/")[2]
             removes = f"kvm-compose clean --left-over {name} removes it"
         else:  # clean is of the project folder
             removes = "kvm-compose down --purge removes it, with all other disks of the testbed"
         which = "the" if is_gone and len(guest.disks) == 1 else "a"
-        log.say(f"{which} disk of {guest.name} stays: {disk} on {host}; {removes}")
+        what = "a disk that guests shared" if is_shared else f"{which} disk of {guest.name}"
+        log.say(f"{what} stays: {disk} on {host}; {removes}")
     await in_thread(note_left, context.folder, main, left, known)
 
 

@@ -71,6 +71,8 @@ class Starter:
         if guest.domain is not None and guest.domain.nvram is not None:
             nvram = self._context.folder_on(host) / guest.domain.nvram
             await host.disks.ready_nvram(nvram, fresh=is_new)
+        for path, size in guest.shared_disks.items():
+            await host.disks.ready_raw(self._context.folder_on(host) / path, size)
         xml = await in_thread(domain_xml, self._context, self._testbed, guest)
         await host.hypervisor.domains.start(xml, made)
         for _name, xml in store.snapshots(project, guest.state.identity):

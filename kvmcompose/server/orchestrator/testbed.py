@@ -95,6 +95,12 @@ class LoadedGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.run.image_disks if self.run is not None else ()
 
     @property
+    def shared_disks(self) -> dict[str, int]:
+        """Those that other guests have as well, with the size that they are to have in bytes."""
+        found = self.domain.shared_disks if self.domain is not None else {}
+        return {path: each.gigabytes << 30 for path, each in found.items()}
+
+    @property
     def is_started(self) -> bool:
         """Whether ``up`` starts it: it is no golden image, and of a kind that can run."""
         return self.run is not None and not self.state.is_golden_image
@@ -236,7 +242,7 @@ class LoadedTestbed:
 
     @once
     def disk_owners(self) -> Mapping[str, LoadedGuest]:
-        """The guests by the paths of the disks that they write to."""
+        """The guests by the paths of the disks that they write to: of a shared one, one of them."""
         return {path: guest for guest in self.guests.values() for path in guest.disks}
 
     @once

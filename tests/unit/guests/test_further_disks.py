@@ -65,7 +65,11 @@ def run_of(found: Compiled, name: str = "web") -> DomainGuest:
         ("{size_gigabytes: 0}", "", "from 1 to 65536"),
         ("{size_gigabytes: 1, name: a.b}", "", "at most 20 lower-case letters"),
         ("{size_gigabytes: 1, serial: '<a>'}", "", "at most 20 letters"),
-        ("{size_gigabytes: 1, shareable: true}", "", "unknown key"),
+        ("{size_gigabytes: 1, shareable: true}", "", "a shareable disk without a name"),
+        ("{name: q, path: disk.qcow2, shareable: true}", "", "shareable does not go with path"),
+        ("{name: q, image: debian_12, shareable: true}", "", "shareable does not go with image"),
+        ("{name: q, size_gigabytes: 1, shareable: true, format: raw}", "", "format does not go with"),
+        ("{device: cdrom, shareable: true}", "", "a CD-ROM has no shareable"),
     ],
 )
 def test_what_cannot_be_is_refused_at_its_line(disk: str, more: str, said: str) -> None:

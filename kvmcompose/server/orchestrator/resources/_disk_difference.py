@@ -70,6 +70,7 @@ def of_disks(made: DomainSpec, spec: DomainSpec, detail: DomainDetail) -> DiskCh
         subject = f"{size.key} of disk {name}" if name != BOOT_DISK else size.key
         was, now = str(earlier[name].gigabytes), str(size.gigabytes)
         edits.append(Reason(ReasonCode.CHANGED, subject, was, now))
+    edits += _shrunk(made, spec)
     return DiskChange(
         edits=tuple(edits),
         repairs=tuple(repairs),
@@ -121,6 +122,16 @@ def _grown(made: DomainSpec, spec: DomainSpec) -> Iterator[tuple[str, DiskSize]]
         was = before.get(name)
         if was is not None and was.key == size.key and was.gigabytes < size.gigabytes:
             yield name, size
+
+
+def _shrunk(made: DomainSpec, spec: DomainSpec) -> Iterator[Reason]:
+    """Yield disks that are to be smaller, which is refused: the build does so of all that are not shared."""
+    before = disk_sizes(made)
+    for name, size in disk_sizes(spec).items():
+        was = before.get(name)
+        if was is not None and was.is_whole and size.is_whole and was.gigabytes > size.gigabytes:
+            now = str(size.gigabytes)
+            yield Reason(ReasonCode.CHANGED, f"{size.key} of disk {name}", str(was.gigabytes), now)
 
 
 def disk_sizes(spec: DomainSpec) -> dict[str, DiskSize]:

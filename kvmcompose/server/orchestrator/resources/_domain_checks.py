@@ -28,6 +28,7 @@ async def refusals(work: Work, changes: Sequence[Change]) -> list[Refusal]:
         *await _check_key(work),
         *_check_disks(work),
         *await _check_recreated(work),
+        *await _check_shared_disks(work, changes),
     ]
 
 
@@ -104,6 +105,28 @@ async def _check_recreated(work: Work) -> list[Refusal]:
                 (f"{name} is {work.testbed.intents[name]}, as was asked for", f"kvm-compose start {name}")
             )
     return found
+
+
+async def _check_shared_disks(work: Work, changes: Sequence[Change]) -> list[Refusal]:
+    """Return the disks of guests that change, or start, that are longer than they are to be."""
+    found: dict[str, Refusal] = {}
+    for change in changes:
+        guest = work.testbed.guests.get(change.guest or "")
+        if guest is None or change.wanted is None or work.up.provision:
+            continue
+        host = work.view.hosts[guest.state.testbed_host]
+        for path, size in guest.shared_disks.items():
+            if path in found:
+                continue
+            try:
+                length = await host.disks.length(work.context.folder_on(host) / path)
+            except DriverError:
+                continue  # it is made, or sent, by this action
+            if length > size:
+                now = length >> 30
+                why = f"{path} has {now} GiB, and disks never shrink: {now} -> {size >> 30}"
+                found[path] = (why, f"size_gigabytes: {now} keeps it; up --provision makes a new disk")
+    return list(found.values())
 
 
 def _options(option: str, names: Sequence[str]) -> str:

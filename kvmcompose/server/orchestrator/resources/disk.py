@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import Change, Found, Reason, ReasonCode, Ref, Resource, Verb
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator import host_transfers
@@ -23,12 +24,17 @@ _STALE = "stale"
 
 def name_of(guest: LoadedGuest, path: str) -> str:
     """Return the name of a disk of a guest: that of the guest, or for further disks the path."""
-    return guest.name if path == guest.disks[0] else path
+    return guest.name if path == guest.disks[0] and path not in guest.shared_disks else path
 
 
 def _path_of(testbed: LoadedTestbed, name: str) -> str:
     guest = testbed.guests.get(name)
     return guest.disks[0] if guest is not None else name
+
+
+def _guest_of(guest: LoadedGuest, path: str) -> str | None:
+    """Return the name of the guest that a disk belongs to, None for one that guests share."""
+    return None if path in guest.shared_disks else guest.name
 
 
 def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
@@ -38,7 +44,7 @@ def wanted(testbed: LoadedTestbed) -> Iterator[Resource]:
         needs = () if host == testbed.main_host.name else (Ref("files", host, host),)
         for path in guest.disks:
             ref = Ref(KINDS[0], name_of(guest, path), host)
-            yield Resource(ref=ref, spec=None, needs=needs, guest=guest.name)
+            yield Resource(ref=ref, spec=None, needs=needs, guest=_guest_of(guest, path))
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -62,9 +68,9 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
         if host.name == places.moving.get(path, placed):
             # on another host it is sent as if nothing was there
             state = _STALE if stale and host.name == view.files.main else ""
-            found.append(Found(ref=ref, state=state, guest=guest.name))
+            found.append(Found(ref=ref, state=state, guest=_guest_of(guest, path)))
         elif stale and host.name != placed:
-            found.append(Found(ref=ref, state=_STALE, guest=guest.name))
+            found.append(Found(ref=ref, state=_STALE, guest=_guest_of(guest, path)))
     return found
 
 
@@ -78,8 +84,24 @@ def compare(wanted: Resource, found: Found) -> Change | None:
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
     """Return why disks cannot move."""
-    moves = [each for each in changes if each.verb is Verb.MOVE]
-    return await DiskMoves(work).refusals([_path_of(work.testbed, each.ref.name) for each in moves])
+    moves = [_path_of(work.testbed, each.ref.name) for each in changes if each.verb is Verb.MOVE]
+    owners = work.testbed.disk_owners
+    shared = [path for path in moves if path in owners[path].shared_disks]
+    return [
+        *(await DiskMoves(work).refusals([path for path in moves if path not in shared])),
+        *(_of_shared(work, path) for path in shared),
+    ]
+
+
+def _of_shared(work: Work, path: str) -> Refusal:
+    files = work.view.files
+    assert files is not None  # noqa: S101 (there are moves only where files were looked at)
+    source = files.places.moving[path]
+    sharing = [guest.name for guest in work.testbed.runnable if path in guest.shared_disks]
+    return (
+        f"{path} is on {source}, and a disk that guests share does not move: {first_few(sharing)}",
+        f"pin them to {source}, or give up what is on it: kvm-compose up --provision",
+    )
 
 
 async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001

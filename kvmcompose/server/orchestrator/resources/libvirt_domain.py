@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from kvmcompose.core.artefact import shared_disk_path
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployment import Level
 from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
@@ -316,6 +317,9 @@ async def _change_disks(
             )
         step.say(f"disk {name} is detached")
     for name in changes.attach:
+        path = shared_disk_path(name)
+        if (size := guest.shared_disks.get(path)) is not None:
+            await shielded(host.disks.ready_raw(work.context.folder_on(host) / path, size))
         await shielded(devices.attach_disk(domain, name, _domain_spec.disk_xml(xml, name)))
         step.say(f"disk {name} is attached")
     for name in changes.media:
@@ -323,6 +327,13 @@ async def _change_disks(
         step.say(f"the CD-ROM {name} has another medium")
     for path, size in (await in_thread(_disk_bytes, work, guest, changes.grow)).items():
         file = f"{work.testbed.state.testbed_host_shared_config.project_folder}/{path}"
+        shared = guest.domain.shared_disks.get(path) if guest.domain is not None else None
+        if shared is not None and shared.readonly:  # which QEMU does not resize
+            await shielded(host.disks.ready_raw(work.context.folder_on(host) / path, size))
+            step.say(
+                f"{path} grows; {guest.name} sees it from its next start: kvm-compose restart {guest.name}"
+            )
+            continue
         await shielded(devices.grow_disk(domain, file, size))
         step.say(f"{path} grows, data kept: the guest has to enlarge what is on it")
 
@@ -335,7 +346,8 @@ def _disk_bytes(work: Work, guest: LoadedGuest, sizes: Mapping[str, DiskSize]) -
     found = {}
     for name, size in sizes.items():
         path = guest.run.boot_disk if guest.run is not None and name == BOOT_DISK else None
-        path = path or next((each for each in guest.disks if each.endswith(f".{name}.qcow2")), None)
+        ends = f".{name}.qcow2", shared_disk_path(name)
+        path = path or next((each for each in guest.disks if each.endswith(ends)), None)
         if path is not None:
             image = 0 if size.is_whole else work.testbed.source.image_size(path)
             found[path] = image + size.gigabytes * _GIB
@@ -350,6 +362,8 @@ async def _grow_off(work: Work, host: HostDrivers, guest: LoadedGuest, change: C
         return
     sizes = _disk_difference.of_disks(found.spec, change.wanted.spec.made, found.detail).grow
     for path, size in (await in_thread(_disk_bytes, work, guest, sizes)).items():
+        if path in guest.shared_disks:
+            continue  # the start of the guest sees to it
         there = work.context.folder_on(host) / path
         if (await host.disks.header(there)).virtual_size < size:
             await shielded(host.disks.grow(there, size))

@@ -52,6 +52,13 @@ def check_snapshot(guest: LoadedGuest, command: Snapshot, state: str) -> None:
             " it is off: of its disks",
             hint=_while_off(guest, command),
         )
+    shared = guest.domain.shared_disks if guest.domain is not None else {}
+    if written := [path for path, each in shared.items() if not each.readonly]:
+        raise RefusedError(
+            f"{guest.name} writes to a shareable disk ({written[0]}), of which libvirt makes no"
+            " snapshot: it is raw, and its data would go back under other guests",
+            hint=f"guests without one: kvm-compose snapshot create {command.name} -n GUEST",
+        )
     if _LIKE_AN_ID.fullmatch(command.name):
         raise RefusedError(
             f"a snapshot cannot be named {command.name}: QEMU numbers snapshots, and takes a name that is"
