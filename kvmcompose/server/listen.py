@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -25,11 +26,14 @@ from kvmcompose.effects.locking import lock
 from kvmcompose.effects.server_places import lock_path
 from kvmcompose.server import limits
 from kvmcompose.server.people import peer_of
+from kvmcompose.server.rare_lines import RareLines
 from kvmcompose.server.settings import ServerSettings
 
 #: How long an embedded server waits for the one before it to end, in seconds.
 _HANDOVER_SECONDS = 3.0
 _POLL_SECONDS = 0.05
+#: What uvicorn says of requests and WebSockets: anybody who can connect causes lines, some with a traceback.
+_RARE_LINES = RareLines()
 
 
 class HeldError(RefusedError):
@@ -163,6 +167,7 @@ class Listener(uvicorn.Server):
         except OSError as error:  # ssl.SSLError is one
             raise RefusedError(f"the TLS certificate or its key cannot be used: {error}") from error
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_RARE_LINES)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

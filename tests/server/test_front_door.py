@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -10,6 +12,7 @@ import pytest
 from stub import TOKEN, StubServer
 
 from kvmcompose.server.limits import BODY_BYTES
+from kvmcompose.server.rare_lines import MOST_LINES
 
 _UPGRADE = (
     "Upgrade: websocket",
@@ -92,6 +95,17 @@ def test_strangers_learn_only_that_somebody_listens(shared_stub: StubServer) -> 
     assert_problem(shared_stub.raw(head("/api/health", "Authorization: Bearer no"), tcp=True), 401)
     assert status(shared_stub.raw(head("/openapi.json"), tcp=True)) == 200
     assert status(shared_stub.raw(head("/asyncapi.json"), tcp=True)) == 200
+
+
+def test_a_stranger_does_not_fill_the_log(shared_stub: StubServer, caplog: pytest.LogCaptureFixture) -> None:
+    handshake = head("/api/health", *(each for each in _UPGRADE if "Key" not in each))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3 * MOST_LINES):
+            shared_stub.raw(handshake, tcp=True)  # without a key
+            shared_stub.raw(b"no request\r\n\r\n", tcp=True)
+    said = Counter(record.msg for record in caplog.records)
+    assert {"connection rejected (%d %s)", "Invalid HTTP request received."} <= said.keys()
+    assert max(said.values()) <= MOST_LINES
 
 
 # -- names: DNS rebinding, pages from elsewhere
