@@ -64,7 +64,8 @@ done
 _MARK = "kvm-compose container"
 #: Arguments: nine for each NIC; the last are commands of ip(8) that set up the end in the container. The
 #: host takes no part in the network of the pair: it answers neither ARP nor IPv6. The end in the container is
-#: set up last, so that what is half done is seen as such.
+#: set up last, so that what is half done is seen as such. What is to be deleted may go by itself meanwhile,
+#: with a container that ends.
 _APPLY = f"""\
 set -e
 {_ENTER}
@@ -80,11 +81,11 @@ while [ $# -gt 0 ]; do
     if [ -z "$index" ] || [ "$index" != "$peer" ]; then
         if [ -n "$index" ]; then
             [ "$(cat "/sys/class/net/$end/ifalias")" = "{_MARK}" ] || fail "taken $end on the host"
-            ip link delete dev "$end"
+            ip link delete dev "$end" || [ ! -e "/sys/class/net/$end" ]
         fi
         if [ -n "$there" ] && inside ip link show dev "$name" >/dev/null 2>&1; then
             case "$there" in *"{_MARK}"*) ;; *) fail "taken $name in the container";; esac
-            inside ip link delete dev "$name"
+            inside ip link delete dev "$name" || ! inside ip link show dev "$name" >/dev/null 2>&1
         fi
         ip -batch - <<END
 link add name $end type veth peer name $name netns /proc/self/fd/3
@@ -103,6 +104,11 @@ END
 $commands
 END
 done
+"""
+#: Arguments: ends on the host. Any of them may be gone, or go with its container meanwhile.
+_REMOVE = """\
+for end do echo "link delete dev $end"; done | ip -force -batch - && exit
+for end do [ ! -e "/sys/class/net/$end" ] || exit 1; done
 """
 
 
@@ -205,17 +211,10 @@ class VethNics:
     async def remove(self, ends: Sequence[str]) -> None:
         if not ends:
             return
-        script = "".join(f"link delete dev {_checked(_NAME, end)}\n" for end in ends)
-        # --force: those that are gone do not matter
-        done = await self._runner.run(
-            ["ip", "-force", "-batch", "-"], stdin=script.encode(), privileged=True, check=False
-        )
-        complaints = done.stderr.decode(errors="replace").splitlines()
-        real = [
-            each for each in complaints if "Cannot find device" not in each and "Command failed" not in each
-        ]
-        if done.status != 0 and real:
-            raise DriverError(f"cannot remove NICs of containers on {self._runner.name}: {real[0]}")
+        names = [_checked(_NAME, end) for end in ends]
+        done = await self._runner.run(["sh", "-c", _REMOVE, "sh", *names], privileged=True, check=False)
+        if done.status != 0:
+            raise DriverError(f"cannot remove NICs of containers on {self._runner.name}: {done.complaint}")
 
 
 def parse_nics(inside: bytes, here: bytes) -> list[tuple[FoundNic, ...]]:

@@ -73,7 +73,8 @@ while [ $# -gt 0 ]; do
         [ ! -d ../ipv6 ] || echo 1 >../ipv6/conf/all/disable_ipv6'
     printf %s "$filter" | inside nft -f -
     if ! ip -n "$name" link show dev {_INSIDE} >/dev/null 2>&1; then
-        [ -z "$(ip link show dev "$port" type veth 2>/dev/null)" ] || ip link delete dev "$port"
+        [ -z "$(ip link show dev "$port" type veth 2>/dev/null)" ] ||
+            ip link delete dev "$port" || [ ! -e "/sys/class/net/$port" ]
         ip link add name "$port" type veth peer name {_INSIDE} netns "$name"
     fi
     ip link set dev "$port" mtu "$mtu" up
