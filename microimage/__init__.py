@@ -160,6 +160,7 @@ def find_programs() -> dict[str, str]:
             else "build it on a machine with Debian, and here: kvm-compose cloud-images add micro FILE",
         )
     disk.boot_code()
+    disk.efi_files()
     return {name: place for name, place in found.items() if place is not None}
 
 

@@ -1,8 +1,11 @@
-"""Make disks that a PC's BIOS boots, without root: no mounts, no loop devices.
+"""Make disks that a PC's BIOS and UEFI boot, without root: no mounts, no loop devices.
 
 A small FAT partition holds SYSLINUX, the kernel and its initramfs, a second, ext4, the root file system.
+UEFI finds SYSLINUX by the removable path.
 The partition table (MBR, which SYSLINUX's boot code requires) gives the second partition more sectors than
 any disk has: Linux ends such a partition where the disk ends, so a larger overlay needs no new table.
+UEFI ignores a table with a partition that ends behind the disk, unless that is of type 0, which it skips.
+Linux looks at the sizes of partitions only, and not at this type.
 
 The same files give the same bytes: every time stamp, UUID and hash seed is set.
 """
@@ -32,6 +35,7 @@ PROGRAMS = {
     "mcopy": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
+    "mmd": "mtools",
     "qemu-img": "qemu-utils",
     "syslinux": "syslinux",
 }
@@ -39,10 +43,16 @@ PROGRAMS = {
 _BOOT_START = MIB  # bytes
 _CODE_BYTES = 440  # of a master boot record; the disk signature and the table follow
 _CODE_FILES = (Path("/usr/lib/syslinux/mbr/mbr.bin"), Path("/usr/lib/SYSLINUX/mbr.bin"))
+#: SYSLINUX for UEFI: name in the boot partition -> Debian package, and the file in it.
+_EFI_FILES = {
+    "EFI/BOOT/BOOTX64.EFI": ("syslinux-efi", "/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi"),
+    "ldlinux.e64": ("syslinux-common", "/usr/lib/syslinux/modules/efi64/ldlinux.e64"),
+}
+_EFI_FOLDERS = ("EFI", "EFI/BOOT")
 _DISK_ID = 0x6B766D63
 _FAT_ID = "6b766d63"
 _ROOT_ID = "6b766d63-0000-4000-8000-000000000001"
-_FAT, _LINUX = 0x0E, 0x83  # partition types
+_FAT, _SKIPPED = 0x0E, 0  # partition types
 _LBA_ONLY = bytes([0xFE, 0xFF, 0xFF])  # the cylinder, head and sector of a partition addressed by LBA
 # 32 KiB: the BIOS takes five times as long to read a file in small clusters
 _CLUSTER_SECTORS = 64
@@ -82,11 +92,27 @@ def boot_code() -> bytes:
     )
 
 
+def efi_files() -> dict[str, bytes]:
+    """Return SYSLINUX for UEFI, by names in the boot partition.
+
+    Raises RefusedError when it is not installed.
+    """
+    found = {}
+    for name, (package, path) in _EFI_FILES.items():
+        if not Path(path).is_file():
+            raise RefusedError(
+                f"SYSLINUX for UEFI is not installed ({path})",
+                hint=f"sudo apt-get install --no-install-recommends {package}",
+            )
+        found[name] = Path(path).read_bytes()
+    return found
+
+
 def master_boot_record(code: bytes, layout: Layout) -> bytes:
     """Return the first sector of the disk: boot code, and a table with both partitions."""
     start = layout.root_start // SECTOR
     table = _partition(_FAT, _BOOT_START // SECTOR, layout.boot_size // SECTOR, bootable=True)
-    table += _partition(_LINUX, start, 2**32 - 1 - start)
+    table += _partition(_SKIPPED, start, 2**32 - 1 - start)
     head = code.ljust(_CODE_BYTES, b"\0") + struct.pack("<IH", _DISK_ID, 0)
     return head + table.ljust(64, b"\0") + b"\x55\xaa"
 
@@ -144,7 +170,8 @@ def make_disk(
     with raw.open("wb") as disk:
         disk.write(master_boot_record(boot_code(), layout))
         disk.truncate(layout.size)
-    _make_boot(fat, {**boot, "syslinux.cfg": _CONFIG.format(options).encode()}, layout, programs, mtime)
+    files = {**boot, **efi_files(), "syslinux.cfg": _CONFIG.format(options).encode()}
+    _make_boot(fat, files, layout, programs, mtime)
     tree.mkdir()
     write_tree(root, tree)
     _make_root(raw, tree, root, layout, programs, mtime)
@@ -164,8 +191,10 @@ def _make_boot(
     env = {"LC_ALL": "C", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(mtime), "MTOOLSRC": "/dev/null"}
     argv = [programs["mkfs.vfat"], "--invariant", "-i", _FAT_ID, "-n", "BOOT"]
     run([*argv, "-s", str(_CLUSTER_SECTORS), "-h", str(_BOOT_START // SECTOR), str(fat)], env=env)
+    for name in _EFI_FOLDERS:
+        run([programs["mmd"], "-i", str(fat), f"::{name}"], env=env)
     for name, data in files.items():
-        source = fat.with_name(f"boot-{name}")
+        source = fat.with_name("boot-file")
         source.write_bytes(data)
         run([programs["mcopy"], "-i", str(fat), str(source), f"::{name}"], env=env)
     run([programs["syslinux"], "--install", str(fat)], env=env)

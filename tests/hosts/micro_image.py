@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def micro_image() -> Path:
-    """The image (qcow2), bootable by BIOS; 128 MiB of memory are enough. For reading only."""
+    """The image (qcow2), bootable by BIOS and by UEFI; 128 MiB of memory are enough. For reading only."""
     store = ImageStore(image_cache.cache_directory() / "store")
     make = functools.partial(microimage.build, report=lambda _: None)
     return store.build(microimage.NAME, microimage.recipe_digest(), make).path

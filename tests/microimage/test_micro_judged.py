@@ -203,4 +203,4 @@ def test_sfdisk_reads_our_partition_table(tmp_path: Path) -> None:
     table = run(["/sbin/sfdisk", "--dump", image]).decode().replace(" ", "")
     assert "label:dos" in table
     assert "start=2048,size=49152,type=e,bootable" in table
-    assert "start=51200,size=4294916095,type=83" in table
+    assert "start=51200,size=4294916095,type=0" in table

@@ -13,7 +13,7 @@ from kvm import Project
 from test_several_hosts import config
 
 from hosts import TestHost, TestHosts
-from hosts.uefi_disks import ARM_READY, arm_image, uefi_micro_image
+from hosts.arm_disk import ARM_READY, arm_image
 
 pytestmark = [pytest.mark.real, pytest.mark.long]
 
@@ -27,7 +27,7 @@ machines:
       username: tester
       firmware: uefi
       tpm: true
-      libvirt_type: {{cloud_image: {{path: uefi.qcow2}}}}
+      libvirt_type: {{cloud_image: {{path: micro.qcow2}}}}
       scaling:
         count: 1
         shared_setup: shared.sh
@@ -72,7 +72,7 @@ def project(hosts: TestHosts, root: Path, micro_image: Path) -> Iterator[Project
     project = Project(hosts[0], root, "moving", files)
     for each in ("key", "key.pub"):
         shutil.copy(root / each, project.folder / each)
-    uefi_micro_image(micro_image, project.folder / "uefi.qcow2")
+    (project.folder / "micro.qcow2").symlink_to(micro_image)
     yield project
     project.run("down", "--purge", "--timeout", "0", status=None)
 

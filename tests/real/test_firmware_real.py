@@ -9,7 +9,6 @@ import pytest
 from kvm import Project
 
 from hosts import TestHost
-from hosts.uefi_disks import uefi_micro_image
 
 pytestmark = pytest.mark.real
 
@@ -22,7 +21,7 @@ machines:
       memory_mb: 256
       firmware: uefi
       tpm: true
-      libvirt_type: {cloud_image: {path: uefi.qcow2}}
+      libvirt_type: {cloud_image: {path: micro.qcow2}}
 network:
   bridges: [{name: br0}]
   external_bridge: br0
@@ -33,7 +32,7 @@ TPMS = "/var/lib/libvirt/swtpm"
 @pytest.fixture
 def project(real_host: TestHost, tmp_path: Path, micro_image: Path) -> Iterator[Project]:
     project = Project(real_host, tmp_path, "firmware", {"kvm-compose.yaml": YAML})
-    uefi_micro_image(micro_image, project.folder / "uefi.qcow2")
+    (project.folder / "micro.qcow2").symlink_to(micro_image)
     yield project
     project.run("down", "--purge", "--timeout", "0", status=None)
 

@@ -103,7 +103,7 @@ def test_the_boot_record_has_both_partitions_and_the_second_takes_the_rest() -> 
     assert record[-2:] == b"\x55\xaa"
     first, second, *rest = (struct.unpack_from("<B3xB3xII", record, 446 + 16 * number) for number in range(4))
     assert first == (0x80, 0x0E, 2048, 24 * 2048)
-    assert second == (0, 0x83, 25 * 2048, 2**32 - 1 - 25 * 2048)
+    assert second == (0, 0, 25 * 2048, 2**32 - 1 - 25 * 2048)  # of type 0, which UEFI skips
     assert rest == [(0, 0, 0, 0)] * 2
     assert LAYOUT.size == 89 * disk.MIB
 
@@ -132,6 +132,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code = tmp_path / "mbr.bin"
     code.write_bytes(b"code")
     monkeypatch.setattr(disk, "_CODE_FILES", (code,))
+    (tmp_path / "loader.efi").write_bytes(b"loader")
+    monkeypatch.setattr(disk, "_EFI_FILES", {"LOADER": ("syslinux-efi", str(tmp_path / "loader.efi"))})
     return tmp_path
 
 
@@ -152,6 +154,14 @@ def test_missing_boot_code_is_named_with_its_package(programs: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         microimage.find_programs()
     assert caught.value.hint == "sudo apt-get install --no-install-recommends syslinux-common"
+
+
+def test_a_missing_loader_for_uefi_is_named_with_its_package(programs: Path) -> None:
+    assert disk.efi_files() == {"LOADER": b"loader"}
+    (programs / "loader.efi").unlink()
+    with pytest.raises(RefusedError, match=r"loader\.efi") as caught:
+        microimage.find_programs()
+    assert caught.value.hint == "sudo apt-get install --no-install-recommends syslinux-efi"
 
 
 def test_without_apt_it_has_to_be_built_elsewhere(programs: Path) -> None:

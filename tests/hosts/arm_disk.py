@@ -1,22 +1,15 @@
-"""Disks that UEFI boots: the micro image with a loader for it, and one for aarch64 with Debian's kernel."""
+"""A disk for aarch64 with Debian's kernel."""
 
 from __future__ import annotations
 
 import gzip
 import shutil
-import struct
 import subprocess
 from pathlib import Path
 
 from hosts import image_cache
 from microimage.filetree import cpio, file, folder
 
-#: Where SYSLINUX's partition with the kernel begins in the micro image, in bytes.
-_BOOT = 1 << 20
-_SECTOR = 512
-_TABLE = 446
-_LOADER = Path("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi")
-_LOADER_CORE = Path("/usr/lib/syslinux/modules/efi64/ldlinux.e64")
 _ARM_KERNEL = "linux-image-cloud-arm64"
 ARM_READY = "guest: ready on aarch64, UEFI: yes"
 _ARM_INIT = """\
@@ -33,30 +26,6 @@ def _run(*argv: str | Path, cwd: Path | None = None) -> str:
     done = subprocess.run(argv, cwd=cwd, check=False, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
-
-
-def uefi_micro_image(micro: Path, target: Path) -> None:
-    """Write the micro image as one that UEFI boots from its removable path.
-
-    UEFI takes no partition table with a partition that ends behind the disk, as the one of the micro image.
-    """
-    raw, place = target.with_suffix(".raw"), f"{target.with_suffix('.raw')}@@{_BOOT}"
-    _run("qemu-img", "convert", "-O", "raw", micro, raw)
-    with raw.open("r+b") as disk:
-        disk.seek(_TABLE + 16 + 8)
-        (start,) = struct.unpack("<I", disk.read(4))
-        disk.write(struct.pack("<I", raw.stat().st_size // _SECTOR - start))
-    config = target.with_suffix(".cfg")
-    text = _run("mtype", "-i", place, "::syslinux.cfg")
-    config.write_text(
-        text.replace("LINUX kernel", "LINUX /kernel").replace("INITRD initrd", "INITRD /initrd")
-    )
-    _run("mmd", "-i", place, "::EFI", "::EFI/BOOT")
-    _run("mcopy", "-i", place, _LOADER, "::EFI/BOOT/BOOTX64.EFI")
-    _run("mcopy", "-i", place, _LOADER_CORE, "::EFI/BOOT/ldlinux.e64")
-    _run("mcopy", "-i", place, config, "::EFI/BOOT/syslinux.cfg")
-    _run("qemu-img", "convert", "-O", "qcow2", raw, target)
-    raw.unlink()
 
 
 def arm_image(target: Path) -> None:
