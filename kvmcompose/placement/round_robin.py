@@ -2,7 +2,8 @@
 logical switches are assigned in turn themselves.
 
 Pinned bridges, and those that must be on the same host, go to the pinned host, and bridges whose guests
-would be emulated to hosts of their architecture, in turn; the others go where they would go without that.
+would be emulated to hosts of their architecture, in turn; those of guests that share a disk go to the host of
+the first of them; the others go where they would go without that.
 All other constraints and the capacity of hosts are ignored: a result that violates them is rejected.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 from kvmcompose.core.errors import Complaint, ComplaintsError
 from kvmcompose.core.model import Guest, LogicalTestbed, Placement
 from kvmcompose.placement import what_would_work
-from kvmcompose.placement._follow import guests_follow, segments_of
+from kvmcompose.placement._follow import guests_follow, segments_of, sharers
 from kvmcompose.placement._groups import has_emulation, task_of
 
 
@@ -25,7 +26,10 @@ def place(testbed: LogicalTestbed) -> Placement:
         reasons[segment.name] = (
             f"{testbed.topology.noun} {index + 1}, assigned to host {index % len(hosts) + 1} of {len(hosts)}"
         )
-    for group in task_of(testbed).groups if testbed.constraints.pin or has_emulation(testbed) else ():
+    sharing = {segments_of(guest)[0] for each in sharers(testbed).values() for guest in each}
+    for group in (
+        task_of(testbed).groups if testbed.constraints.pin or has_emulation(testbed) or sharing else ()
+    ):
         if group.pinned:
             segments |= dict.fromkeys(group.segments, group.pinned)
             reasons |= dict.fromkeys(group.segments, f"pinned to {group.pinned}")
@@ -33,6 +37,10 @@ def place(testbed: LogicalTestbed) -> Placement:
             native = [host for host in hosts if host in group.native]
             segments |= dict.fromkeys(group.segments, native[group.number % len(native)])
             reasons |= dict.fromkeys(group.segments, "assigned to a host of the architecture of its guests")
+        if not sharing.isdisjoint(group.segments) and len({segments[each] for each in group.segments}) > 1:
+            first, *others = group.segments
+            segments |= dict.fromkeys(others, segments[first])
+            reasons |= dict.fromkeys(others, f"with {first}, as guests on them share a disk")
     torn = [guest for guest in testbed.guests if len({segments[name] for name in segments_of(guest)}) > 1]
     if torn:
         hint = what_would_work(testbed, "round_robin")
