@@ -568,7 +568,7 @@ def test_a_truncated_disk_is_made_again(built: Bench) -> None:
 def test_a_new_base_image_makes_new_disks_where_none_was_used(built: Bench) -> None:
     built.use("server-cloud-init.img")
     image = built.root / "newer.qcow2"
-    image.write_bytes((built.root / "catalogue.qcow2").read_bytes().ljust(2**19, b"\1"))
+    image.write_bytes(tiny_qcow2().ljust(2**19, b"\1"))
     assert built.run("cloud-images", "add", "debian_12", str(image)).status == 0
     plan = built.plan()
     assert plan[CLIENT_DISK] == "rebuild"

@@ -6,6 +6,8 @@ and the files that it leaves behind is looked at.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import gc
 import io
 import json
@@ -15,6 +17,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr, redirect_stdout
@@ -245,13 +248,22 @@ def new_bench(root: Path, name: str, files: Mapping[str, str] | None = None) -> 
     lay_out(bench.folder)
     for file, text in (files or {}).items():
         bench.write(file, text)
-    image = root / "catalogue.qcow2"
-    if not image.exists():
-        image.write_bytes(tiny_qcow2())
-        for each in CATALOGUE_NAMES:
-            added = bench.run("cloud-images", "add", each, str(image))
-            assert added.status == 0, added.said
+    if not (root / "store").exists():
+        shutil.copytree(_filled_store(), root / "store")
     return bench
+
+
+@functools.cache
+def _filled_store() -> Path:
+    """Return a store with the catalogue's images, for benches to copy: there are thousands of them."""
+    root = Path(tempfile.mkdtemp(prefix="bench"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    image = root / "catalogue.qcow2"
+    image.write_bytes(tiny_qcow2())
+    for each in CATALOGUE_NAMES:
+        added = Bench(root, root / "none").run("cloud-images", "add", each, str(image))
+        assert added.status == 0, added.said
+    return root / "store"
 
 
 def golden_bench(root: Path, case: str, name: str | None = None) -> Bench:
