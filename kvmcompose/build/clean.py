@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -138,6 +139,9 @@ def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
     if record.policy is not Policy.MUTABLE or file.is_symlink() or not file.is_file():
         return
     why = unreadable(file) if not is_readable(file) else None
+    if why is not None and is_shared_disk(path):  # libvirt leaves it to QEMU's user, whoever else has it
+        hint = f"if no guest has it any more: sudo rm {shlex.quote(str(file))}"
+        raise RefusedError(f"{path} may be in use: {why}", hint=hint)
     if why is None:
         command = reading_command(str(file), raw=is_shared_disk(path))
         said = process.run(command, check=False).stderr.decode(errors="replace")

@@ -18,8 +18,10 @@ _GROUP_DOCS = {
     "domain-xml": "libvirt domains",
     "image": "disk images that guests are made from",
     "media": "CD-ROM images of guests",
+    "nvram": "variables of guests' UEFIs",
     "remove": "files that are no longer wanted",
     "seed-iso": "cloud-init seeds",
+    "shared-disk": "disks that guests share",
 }
 
 

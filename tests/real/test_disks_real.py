@@ -135,7 +135,12 @@ def test_guests_share_a_disk(running: Running) -> None:
     refused = project.run("snapshot", "create", "first", "-n", "peer", status=None)
     assert "peer writes to a shareable disk" in refused.stderr
 
+    # the beginning of a qcow2 image, which nobody takes it for
+    running.root(f"printf 'QFI\\373\\0\\0\\0\\3' >/dev/{running.device('quorum')} && sync")
     project.run("restart", "peer")
+    device = running.device("quorum", "peer")
+    assert running.size(device, "peer") == 2 << 30
+    assert running.root(f"head -c 3 /dev/{device}", "peer") == "QFI"
     says(running, "peer", "db", "again")
     text = (project.folder / "kvm-compose.yaml").read_text()
     larger = QUORUM.replace("1", "2")
