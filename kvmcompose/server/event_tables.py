@@ -55,6 +55,8 @@ class EventTables:
         self._logs: dict[str, _Logged] = {}
         self._guests: dict[str, dict[str, GuestChanged]] = {}
         self._channels: dict[str, Channel] = {}
+        #: Wakes those who follow the list of deployments.
+        self.all_deployments = Channel()
         self._loose = 0
 
     # -- events
@@ -65,7 +67,7 @@ class EventTables:
 
     def wake_all(self) -> None:
         """Wake all readers."""
-        for channel in self._channels.values():
+        for channel in (self.all_deployments, *self._channels.values()):
             channel.wake()
 
     def last_number(self, name: str) -> int:
@@ -176,6 +178,7 @@ class EventTables:
         if channel is not None:
             channel.closed = True
             channel.wake(change=True)
+        self.all_deployments.wake_soon()
 
     # -- what the events are about
 
@@ -199,6 +202,7 @@ class EventTables:
             ),
             action=action,
         )
+        self.all_deployments.wake_soon()
 
     def publish_resource(
         self,

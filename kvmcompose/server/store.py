@@ -69,6 +69,7 @@ class Store(EventTables):
         )
         found = self.deployment(new.name)
         assert found is not None  # noqa: S101 (it was just put there)
+        self.all_deployments.wake_soon()
         return found
 
     def owner(self, name: str) -> tuple[int, str] | None:

@@ -55,6 +55,8 @@ def test_the_list_of_testbeds(lab: FakeLab, visit: Visitor) -> None:
     visit.check_fits()
     assert visit.transferred() <= 300 << 10
     assert visit.tab_through()
+    lab.up()
+    expect(page.get_by_role("row", name="lab").get_by_text("up", exact=True)).to_be_visible(timeout=2000)
     link.press("Enter")
     expect(page.get_by_role("heading", name="lab")).to_be_visible()
 
@@ -88,15 +90,15 @@ def test_a_late_answer_about_an_earlier_session_ends_no_other(lab: FakeLab, visi
     held: list[tuple[Route, APIResponse]] = []
 
     def hold(route: Route) -> None:
-        if not held:
+        if not held and route.request.method == "GET":
             held.append((route, route.fetch()))
         else:
             route.continue_()
 
+    page.route("**/api/session", hold)
     lab.stop()
     lab.start()
-    page.route("**/api/deployments", hold)
-    while not held:  # the list is asked for every five seconds
+    while not held:  # the session is asked for as the stream of the list is refused
         page.wait_for_timeout(50)
     route, answer = held[0]
     assert answer.status == 401
@@ -104,8 +106,7 @@ def test_a_late_answer_about_an_earlier_session_ends_no_other(lab: FakeLab, visi
     page.evaluate("link => { location.hash = new URL(link).hash }", lab.link())
     page.wait_for_function("key => JSON.stringify(localStorage) !== key", arg=key)
     route.fulfill(response=answer)
-    with page.expect_response("**/api/deployments"):
-        pass
+    expect(page.get_by_text("The connection to the server is lost")).to_be_hidden()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     expect(page.get_by_text("the session is over")).to_be_hidden()
 

@@ -705,3 +705,29 @@ def description(server: StubServer, path: str) -> dict[str, dict[str, dict[str, 
     decoded: dict[str, dict[str, dict[str, dict[str, dict[str, str]]]]]
     decoded = msgspec.json.decode(answer.partition(b"\r\n\r\n")[2])
     return decoded
+
+
+def test_the_list_of_deployments_comes_again_when_it_changes(server: StubServer) -> None:
+    client = server.client()
+    connection = websocket.create_connection(
+        "ws://localhost/api/deployments",
+        socket=server.address.connect(),
+        timeout=10,
+        suppress_origin=True,
+        skip_utf8_validation=True,
+    )
+
+    def states() -> dict[str, str]:
+        return {each["name"]: each["state"] for each in msgspec.json.decode(connection.recv_data()[1])}
+
+    assert states() == {"demo": "down"}
+    client.put(NewDeployment("other", str(server.project("other"))))
+    assert states() == {"demo": "down", "other": "down"}
+    server.inside(lambda: server.store.set_phase("other", Phase.UP))
+    assert states() == {"demo": "down", "other": "up"}
+    server.inside(lambda: server.store.set_phase("other", Phase.UP))  # nothing changes
+    server.inside(lambda: server.store.set_phase("other", Phase.DOWN))
+    assert states() == {"demo": "down", "other": "down"}
+    client.remove("other")
+    assert states() == {"demo": "down"}
+    connection.shutdown()

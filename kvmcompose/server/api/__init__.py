@@ -10,6 +10,7 @@ from kvmcompose import __version__
 from kvmcompose.server.api import (
     asyncapi,
     command_input,
+    deployment_list,
     events,
     guest_connection,
     guest_console,
@@ -47,6 +48,7 @@ def create_app(service: Service, commands: ProjectCommands) -> FastAPI:
     app.include_router(routes.router)
     app.include_router(logs.router)
     app.include_router(events.router)
+    app.include_router(deployment_list.router)
     app.include_router(command_input.router)
     app.include_router(guest_connection.router)
     app.include_router(guest_console.router)

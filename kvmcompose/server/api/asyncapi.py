@@ -14,6 +14,7 @@ from kvmcompose import __version__
 from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.core.deployment_event import DeploymentEvent
 from kvmcompose.server.api import routes
+from kvmcompose.server.api.deployment_list import follow_deployments
 from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
 from kvmcompose.server.api.openapi import COMPONENTS
 from kvmcompose.server.api.streaming import MAX_SEQUENCE
@@ -22,8 +23,8 @@ Json = dict[str, Any]
 
 _SCHEMA_FORMAT = "application/schema+json;version=draft-07"
 _DESCRIPTION = """\
-What a server sends and takes over WebSockets: the events of a deployment, the log and the input of an action,
-the console and the screen of a guest, and a connection to its SSH server.
+What a server sends and takes over WebSockets: the list of deployments, the events of a deployment, the log
+and the input of an action, the console and the screen of a guest, and a connection to its SSH server.
 A WebSocket is refused by an HTTP response with problem details. It is closed with 1008 when the token or
 session is no longer valid, or when the client sends what it must not.
 `/openapi.json` describes the rest of the API, and who may use it.
@@ -44,8 +45,8 @@ _PARAMETERS = MappingProxyType(
         "guest": "The name of the guest.",
     }
 )
-#: Messages that are no objects: the bytes of a stream, and how many of them were taken.
-_BYTES, _TAKEN = "Bytes", "Taken"
+#: Messages that are no objects: the bytes of a stream, how many of them were taken, and a list.
+_BYTES, _TAKEN, _DEPLOYMENTS = "Bytes", "Taken", "Deployments"
 _PLAIN = MappingProxyType(
     {
         _BYTES: {
@@ -62,12 +63,22 @@ _PLAIN = MappingProxyType(
             "contentType": "text/plain",
             "payload": {"type": "integer", "minimum": 0},
         },
+        _DEPLOYMENTS: {
+            "name": "deployments",
+            "title": _DEPLOYMENTS,
+            "summary": "All deployments, by name.",
+            "contentType": "application/json",
+            "payload": {
+                "schemaFormat": _SCHEMA_FORMAT,
+                "schema": {"type": "array", "items": {"$ref": "#/components/schemas/Deployment"}},
+            },
+        },
     }
 )
 
 
 class _Socket(msgspec.Struct, frozen=True):
-    """A WebSocket: its address below that of the deployment, what it is, its query, and its messages."""
+    """A WebSocket: its address below ``/api/deployments``, what it is, its query, and its messages."""
 
     address: str
     description: str
@@ -83,8 +94,9 @@ def _said(handler: Callable[..., object]) -> str:
 
 _SOCKETS = MappingProxyType(
     {
+        "deployments": _Socket("", _said(follow_deployments), sent=(_DEPLOYMENTS,)),
         "events": _Socket(
-            "/events",
+            "/{name}/events",
             _EVENTS,
             {
                 "after": {
@@ -105,16 +117,16 @@ _SOCKETS = MappingProxyType(
             sent=tuple(kind.__name__ for kind in get_args(DeploymentEvent)),
         ),
         "log": _Socket(
-            "/actions/{uuid}/logs",
+            "/{name}/actions/{uuid}/logs",
             _said(routes.get_log),
             {"after": {**_AFTER, "default": 0, "description": "Only lines after this one."}},
             sent=("LogLine",),
         ),
         "input": _Socket(
-            "/actions/{uuid}/input", _said(routes.get_input), sent=(_TAKEN,), received=(_BYTES,)
+            "/{name}/actions/{uuid}/input", _said(routes.get_input), sent=(_TAKEN,), received=(_BYTES,)
         ),
         "console": _Socket(
-            "/guests/{guest}/console",
+            "/{name}/guests/{guest}/console",
             _said(routes.get_guest_console),
             {
                 "force": {**_FLAG, "description": "Take the console from another user."},
@@ -131,9 +143,11 @@ _SOCKETS = MappingProxyType(
             received=(_BYTES, _TAKEN),
         ),
         "screen": _Socket(
-            "/guests/{guest}/screen", _said(routes.get_screen), sent=(_BYTES,), received=(_BYTES,)
+            "/{name}/guests/{guest}/screen", _said(routes.get_screen), sent=(_BYTES,), received=(_BYTES,)
         ),
-        "ssh": _Socket("/guests/{guest}/ssh", _said(routes.get_ssh), sent=(_BYTES,), received=(_BYTES,)),
+        "ssh": _Socket(
+            "/{name}/guests/{guest}/ssh", _said(routes.get_ssh), sent=(_BYTES,), received=(_BYTES,)
+        ),
     }
 )
 
@@ -168,13 +182,13 @@ def document() -> Json:
         "operations": operations,
         "components": {
             "messages": {name: _message(name) for name in used},
-            "schemas": _needed([name for name in used if name not in _PLAIN]),
+            "schemas": _needed(["Deployment", *(name for name in used if name not in _PLAIN)]),
         },
     }
 
 
 def _channel(socket: _Socket) -> Json:
-    address = f"/api/deployments/{{name}}{socket.address}"
+    address = f"/api/deployments{socket.address}"
     query = {"type": "object", "properties": dict(socket.query), "additionalProperties": False}
     return {
         "address": address,

@@ -85,7 +85,10 @@ async def get_health(request: Request, service: ServiceParameter) -> Response:
 
 @router.get("/deployments", **described("deployments"))
 async def get_deployments(service: ServiceParameter, who: Who) -> Response:
-    """All deployments, by name; only name, state and owner of those of other users."""
+    """All deployments, by name; only name, state and owner of those of other users.
+
+    As a WebSocket, the list comes again after each change.
+    """
     return Reply(service.deployments(who))
 
 

@@ -30,6 +30,7 @@ from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.audit import short
 from kvmcompose.server.byte_stream import BegunStream
+from kvmcompose.server.event_channel import Channel
 from kvmcompose.server.guest_console import GuestConsole
 from kvmcompose.server.guest_watch import GuestWatches
 from kvmcompose.server.orchestrator import Orchestrator
@@ -99,6 +100,11 @@ class Service:
     def deployments(self, asker: Asker) -> list[Deployment]:
         """Return all deployments, by name, as far as the sender may see them."""
         return [view(asker.person, each, self._owner(each).uid) for each in self._store.deployments()]
+
+    @property
+    def all_deployments(self) -> Channel:
+        """Return what wakes those who follow the list of deployments."""
+        return self._store.all_deployments
 
     def deployment(self, asker: Asker, name: str) -> Deployment:
         """Return a deployment, as far as the sender may see it."""

@@ -2,37 +2,37 @@
 
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { ApiProblem, call } from "../api";
+import { follow } from "../api";
 import type { Deployment } from "../types";
 import { linkTo } from "./router";
 import { PhaseBadge } from "./state";
 
-/** How often the list is asked for; it has no stream of events. */
-const REFRESH_MS = 5000;
+const LOST = {
+  message: "The connection to the server is lost; what you see may be old. Trying again…",
+  hint: "kvm-compose ui starts the server, and opens this page again",
+};
 
 export function Labs() {
   const labs = useSignal<readonly Deployment[] | null>(null);
-  const problem = useSignal<ApiProblem | null>(null);
-  useEffect(() => {
-    const refresh = async () => {
-      if (document.visibilityState === "hidden") return;
-      try {
-        labs.value = await call<Deployment[]>("GET", "/api/deployments");
-        problem.value = null;
-      } catch (error) {
-        if (!(error instanceof ApiProblem)) throw error;
-        problem.value = error;
-      }
-    };
-    void refresh();
-    const timer = setInterval(refresh, REFRESH_MS);
-    return () => clearInterval(timer);
-  }, []);
+  const isLost = useSignal(false);
+  useEffect(
+    () =>
+      follow(() => "/api/deployments", {
+        message: (data) => {
+          labs.value = JSON.parse(data) as Deployment[];
+        },
+        connected: (is) => {
+          isLost.value = !is;
+        },
+        ended: () => {},
+      }),
+    [],
+  );
 
   return (
     <main id="main" class="sheet">
       <h1>Testbeds</h1>
-      {problem.value !== null && <Problem problem={problem.value} />}
+      {isLost.value && <Problem problem={LOST} />}
       {labs.value === null ? (
         <p class="quiet">…</p>
       ) : labs.value.length === 0 ? (
