@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import PurePosixPath
 
@@ -399,9 +399,7 @@ def snapshot_xml(name: str, domain_disks: Iterator[Disk]) -> str:
     """Return a request for a snapshot: internal on all writable disks, none on the others."""
     root = ET.Element("domainsnapshot")
     ET.SubElement(root, "name").text = name
-    holder = ET.SubElement(root, "disks")
-    for disk in domain_disks:
-        ET.SubElement(holder, "disk", name=disk.target, snapshot="internal" if disk.writable else "no")
+    _add_disks(root, domain_disks)
     return ET.tostring(root, encoding="unicode")
 
 
@@ -440,6 +438,24 @@ def snapshot_of(xml: str, uuid: str, *, keep_parent: bool) -> str:
     if parent is not None and not keep_parent:
         root.remove(parent)
     return ET.tostring(root, encoding="unicode")
+
+
+def snapshot_with_domain(xml: str, domain_xml: str) -> str:
+    """Return a snapshot's XML for another definition of its domain: all its writable disks may hold it."""
+    root, domain = parse(xml, "domainsnapshot"), parse(domain_xml, "domain")
+    for tag in ("disks", "domain", "inactiveDomain"):
+        for old in root.findall(tag):
+            root.remove(old)
+    _add_disks(root, _disks(domain))
+    root.append(domain)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _add_disks(root: ET.Element, disks: Iterable[Disk]) -> None:
+    """Add the disks of a snapshot. With memory, libvirt permits no writable one outside it."""
+    holder = ET.SubElement(root, "disks")
+    for disk in disks:
+        ET.SubElement(holder, "disk", name=disk.target, snapshot="internal" if disk.writable else "no")
 
 
 def _set_uuid(root: ET.Element, uuid: str) -> None:

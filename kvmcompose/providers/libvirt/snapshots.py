@@ -52,7 +52,10 @@ class LibvirtSnapshots:
 
     async def delete(self, domain: str, name: str) -> None:
         doing = f"delete the snapshot {name} of {domain}"
-        await self._connection.on_domain_once(doing, domain, _delete, name=name)
+        unplugged = await self._connection.on_domain_once(doing, domain, _delete, name=name)
+        for path in unplugged:  # unless the disk is gone
+            argv = ["qemu-img", "snapshot", "-d", name, "--", path]
+            await self._runner.run(argv, privileged=True, check=False, seconds=_SNAPSHOT_SECONDS)
 
     async def redefine(self, domain: str, xml: str) -> None:
         """Redefine a snapshot whose data is in the disk; does nothing when libvirt knows it."""
@@ -136,19 +139,39 @@ def _restore(domain: Any, *, name: str) -> None:
         domain.revertToSnapshot(snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_FORCE)
 
 
-def _delete(domain: Any, *, name: str) -> None:
-    """Delete a snapshot. Raises DriverError when there is none of that name."""
-    _known(domain, name).delete()
+def _delete(domain: Any, *, name: str) -> list[str]:
+    """Delete a snapshot; return the paths of disks that hold it, and that the domain has no longer.
+
+    Raises DriverError when there is none of that name.
+    """
+    snapshot = _known(domain, name)
+    xml, now = snapshot.getXMLDesc(), domain.XMLDesc()
+    then = {disk.target: disk.path for disk in xmls.snapshot_disks(xml)}
+    targets = {disk.path: disk.target for disk in xmls.disks(now)}
+    if any(targets.get(path) != target for target, path in then.items()):
+        # libvirt looks for the disks of then by their targets; 9.0 crashes where there is no such target
+        snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+        try:
+            snapshot = _redefined(domain, xmls.snapshot_with_domain(xml, now))
+        except libvirt.libvirtError:
+            _redefined(domain, xml)
+            raise
+    snapshot.delete()
+    return [path for path in then.values() if path not in targets]
 
 
 def _redefine(domain: Any, *, xml: str) -> None:
     """Redefine a snapshot, unless libvirt knows it."""
-    facts = xmls.snapshot_facts(xml)
-    if _lookup(domain, facts.name) is not None:
-        return
-    parent_known = facts.parent is not None and _lookup(domain, facts.parent) is not None
+    if _lookup(domain, xmls.snapshot_facts(xml).name) is None:
+        _redefined(domain, xml)
+
+
+def _redefined(domain: Any, xml: str) -> Any:
+    """Redefine a snapshot, and return it."""
+    parent = xmls.snapshot_facts(xml).parent
+    parent_known = parent is not None and _lookup(domain, parent) is not None
     text = xmls.snapshot_of(xml, domain.UUIDString(), keep_parent=parent_known)
-    domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
+    return domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
 
 def _lookup(domain: Any, name: str) -> Any:

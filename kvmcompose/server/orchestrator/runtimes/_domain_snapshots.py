@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,6 +14,7 @@ from kvmcompose.core.commands import Snapshot, SnapshotVerb
 from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
+from kvmcompose.providers.libvirt.definitions import snapshot_disks
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.guest_clock import set_clock
@@ -88,8 +90,26 @@ async def snapshot(
     work: Awaitable[None] = verbs[command.verb](guest.state.domain, command.name)
     await shielded(work)
     await _follow(context, testbed, guest, command, step)
-    if command.verb is SnapshotVerb.RESTORE and await set_clock(hypervisor.agents, guest, again=True):
-        step.say(f"the clock of {guest.name} is set to the time of now")
+    if command.verb is SnapshotVerb.RESTORE:
+        known = await hypervisor.snapshots.of(guest.state.domain)
+        for line in _other_disks(
+            guest, next((each.xml for each in known if each.name == command.name), None)
+        ):
+            step.say(line)
+        if await set_clock(hypervisor.agents, guest, again=True):
+            step.say(f"the clock of {guest.name} is set to the time of now")
+
+
+def _other_disks(guest: LoadedGuest, xml: str | None) -> Iterator[str]:
+    """Yield what a guest has of disks that it did not have at a snapshot, and of those that it had then."""
+    then = {posixpath.basename(disk.path) for disk in snapshot_disks(xml)} if xml is not None else set()
+    if not then or guest.domain is None:
+        return
+    now = {posixpath.basename(path) for path in guest.domain.image_disks}
+    for name in sorted(now - then):
+        yield f"{name} is not in the snapshot and keeps its data; kvm-compose up plugs it in again"
+    for name in sorted(then - now):
+        yield f"{name} is as it was, and in the guest until kvm-compose up takes it out"
 
 
 async def _follow(
