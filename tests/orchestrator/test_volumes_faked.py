@@ -231,6 +231,9 @@ def test_a_copy_that_stays_behind_is_named(lab: Lab) -> None:
     text = lab.text(lab.must(Up()))
     assert "html on two stays there, with what guests have written to it" in text
     assert sent(lab, "three") == sent(lab) == SENT
+    lab.edit("br1: three", "br1: one")
+    text = lab.text(lab.must(Up()))
+    assert text.count("html on three stays there, with what guests have written to it") == 1
 
 
 def test_a_container_that_was_stopped_moves_and_stays_off(lab: Lab) -> None:

@@ -123,7 +123,10 @@ class LibvirtDomains:
                 changed.clear()
                 reason = await self._connection.on_domain(doing, name, domain_states.paused)
                 if reason is not None:
-                    raise DriverError(f"cannot {doing}: it was paused again at once: {reason}")
+                    raise DriverError(
+                        f"cannot {doing}: it was paused again at once: {reason}",
+                        hint=f"make room on the disk of {self._runner.name}; nothing is lost meanwhile",
+                    )
 
     async def suspend(self, name: str) -> None:
         await self._connection.on_domain(f"suspend the domain {name}", name, _suspend)

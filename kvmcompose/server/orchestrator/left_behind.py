@@ -1,8 +1,8 @@
-"""Disks that no guest has any more: they are kept and named, until the user has them removed."""
+"""Disks and copies of volumes that no guest has any more: they are kept and named until they are removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from kvmcompose.core.deployment import Level
@@ -15,10 +15,11 @@ from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.volumes import volumes_on
 
 
 async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbed, log: ActionLog) -> None:
-    """Name the disks of guests that are removed, and record those on the main host."""
+    """Name the disks and volumes that guests have no longer, and record the disks on the main host."""
     known = after.disk_owners.keys()
     main = after.main_host.name
     left: set[str] = set()
@@ -38,7 +39,21 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
         which = "the" if is_gone and len(guest.disks) == 1 else "a"
         what = "a disk that guests shared" if is_shared else f"{which} disk of {guest.name}"
         log.say(f"{what} stays: {disk} on {host}; {removes}")
+    for text in _volumes_left(before, after):
+        log.say(text, Level.WARNING)
     await in_thread(note_left, context.folder, main, left, known)
+
+
+def _volumes_left(before: LoadedTestbed, after: LoadedTestbed) -> Iterator[str]:
+    """Yield the copies of volumes that no host has a use for; otherwise the host that is sent one says so."""
+    used = {volume for host in after.state.testbed_hosts for volume in volumes_on(after, host)}
+    for host in before.state.testbed_hosts:
+        for volume in volumes_on(before, host):
+            if volume not in used:
+                yield (
+                    f"{volume} on {host} stays there, with what guests have written to it;"
+                    " kvm-compose down --purge removes it"
+                )
 
 
 def disks_left(folder: Path, host: str) -> list[str]:
