@@ -6,7 +6,7 @@ import re
 
 import pytest
 from fake_lab import FakeLab
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 from visitor import Visitor
 
 from kvmcompose.core.commands import Power
@@ -63,6 +63,75 @@ def test_the_picture_makes_room_for_the_panel_and_goes_back(lab: FakeLab, visit:
 
 #: Wait until what was changed has been laid out.
 _PAINTED = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+def test_a_guest_that_moves_is_seen_to_move_and_two_fingers_zoom(lab: FakeLab, visit: Visitor) -> None:
+    page = visit.open("lab")
+    expect(card(page, "g005").locator(".state")).to_have_text("absent")
+    home = places(page)
+
+    def moved(route: Route) -> None:
+        """Answer with a picture in which two guests have each other's place."""
+        answer = route.fetch()
+        names = {"g001": "g002", "g002": "g001"}
+        picture = answer.json()
+        picture["svg"] = re.sub("g00[12]", lambda match: names[match[0]], picture["svg"])
+        route.fulfill(response=answer, json=picture)
+
+    for motion, how_many in (("no-preference", 2), ("reduce", 0)):
+        page.emulate_media(reduced_motion=motion)
+        page.evaluate(_COUNT_MOVES)
+        if motion == "reduce":
+            page.unroute("**/topology*")
+        else:
+            page.route("**/topology*", moved)
+        with page.expect_response("**/topology*"):
+            lab.down()
+        wanted = home["g002"] if how_many else home["g001"]
+        page.wait_for_function(_IS_AT, arg=["g001", *wanted])
+        assert page.evaluate("() => window.moves") == how_many, motion
+
+    devices = page.context.new_cdp_session(page)
+    frame = page.locator(".board").bounding_box()
+    assert frame is not None
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    before, ids = page.locator(".zoom .quiet").inner_text(), (0, 1)
+
+    def touch(kind: str, apart: float | None) -> None:
+        points = [] if apart is None else [{"x": x + side * apart, "y": y} for side in (-1, 1)]
+        devices.send(
+            "Input.dispatchTouchEvent",
+            {"type": kind, "touchPoints": [{**each, "id": n} for n, each in zip(ids, points, strict=False)]},
+        )
+
+    devices.send("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+    touch("touchStart", 60)
+    for apart in range(60, 125, 4):
+        touch("touchMove", apart)
+    touch("touchEnd", None)
+    expect(page.locator(".zoom .quiet")).not_to_have_text(before)
+    after = page.locator(".zoom .quiet").inner_text()
+    assert 1.7 < int(after.split()[0]) / int(before.split()[0]) < 2.1
+    assert page.evaluate("() => visualViewport.scale") == 1  # not the page
+
+
+#: Count the cards whose move is animated.
+_COUNT_MOVES = """
+() => {
+  window.moves = 0;
+  const animate = window.animateCard ??= SVGElement.prototype.animate;
+  SVGElement.prototype.animate = function (...how) { window.moves++; return animate.apply(this, how); };
+}
+"""
+#: Whether a card is at a place in the frame, and stays there.
+_IS_AT = """
+([name, x, y]) => {
+  const frame = document.querySelector(".board").getBoundingClientRect();
+  const card = document.querySelector(`.board g[data-node="${name}"]`);
+  const box = card.firstElementChild.getBoundingClientRect();
+  return Math.abs(box.x - frame.x - x) <= 1 && Math.abs(box.y - frame.y - y) <= 1;
+}
+"""
 
 
 def test_search_filters_and_table_by_keyboard(lab: FakeLab, visit: Visitor) -> None:

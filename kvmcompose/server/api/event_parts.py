@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
+from kvmcompose.core.deployment import TestbedStatus
 from kvmcompose.core.deployment_event import StatusReport
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.server.api.problems import details_of
@@ -62,6 +63,13 @@ class EventParts:
         self._parts.move_to_end(key)
         return part
 
+    def _as_of_now(self, seen: TestbedStatus | None) -> TestbedStatus | None:
+        """Return a status with the state of the deployment as it is now: an action may have begun since."""
+        found = self._store.deployment(seen.deployment.name) if seen is not None else None
+        if seen is None or found is None or found.state is seen.deployment.state:
+            return seen
+        return msgspec.structs.replace(seen, deployment=found)
+
     def report(self, watch: GuestWatch, number: int) -> bytes:
         """Return what a watch has seen last as a frame, for a reader that has read up to a number."""
         report = self._reports.get(watch)
@@ -70,7 +78,7 @@ class EventParts:
             if isinstance(seen, KvmComposeError):
                 event = StatusReport(number=number, time=now(), problem=details_of(seen))
             else:
-                event = StatusReport(number=number, time=now(), status=seen)
+                event = StatusReport(number=number, time=now(), status=self._as_of_now(seen))
             report = _Report(watch.looks, number, text_frame(msgspec.json.encode(event)))
             self._reports[watch] = report
         return report.frame

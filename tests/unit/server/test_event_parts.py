@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kvmcompose.core.commands import Down
-from kvmcompose.core.deployment import ActionState, Level, NewDeployment
+from kvmcompose.core.condition import DEGRADED
+from kvmcompose.core.deployment import ActionState, Deployment, Level, NewDeployment, Phase, TestbedStatus
 from kvmcompose.server.api.event_parts import EventParts
+from kvmcompose.server.guest_watch import GuestWatch
 from kvmcompose.server.people import Person, Role
 from kvmcompose.server.store import Store
 
@@ -25,3 +29,23 @@ def test_a_deployment_of_the_same_name_shows_nothing_of_the_one_before() -> None
     found = parts.after("lab", 0, None)
     assert found.frames == b""
     assert found.dropped == before.up_to  # which shows the reader that others existed
+
+
+def test_a_look_that_was_begun_before_an_action_does_not_hide_it() -> None:
+    store = Store(None)
+    before = store.put_deployment(NewDeployment("lab", "/one"))
+
+    async def look(_: Deployment) -> TestbedStatus:
+        raise NotImplementedError
+
+    watch = GuestWatch(store, "lab", look, None)
+    watch.seen, watch.looks = TestbedStatus(deployment=before, guests=()), 1
+    store.set_phase("lab", Phase.RUNNING)
+    assert b'"state":"running"' in EventParts(store).report(watch, 1)
+    # what only a look knows stays
+    store.set_phase("lab", Phase.UP)
+    up = store.deployment("lab")
+    assert up is not None
+    degraded = msgspec.structs.replace(up, condition=DEGRADED)
+    watch.seen, watch.looks = TestbedStatus(deployment=degraded, guests=()), 2
+    assert b'"condition":"degraded"' in EventParts(store).report(watch, 2)

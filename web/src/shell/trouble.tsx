@@ -18,22 +18,26 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
   const isDegraded = phaseWord(deployment) === "degraded";
   if (!isDegraded && deployment.state !== "failed") return null;
   const causes = failed === null ? [] : causesOf(failed);
-  const lines = [...causes, ...testbed.differing.value.map(({ text }) => text)];
+  const lines: Line[] = [...causes.map((text) => ({ text })), ...testbed.differing.value];
   if (lines.length === 0) return null;
   const [first, ...others] = lines;
   return (
     <section class="strip bad trouble" aria-label="What is wrong">
       {others.length === 0 ? (
-        <p>{first}</p>
+        <p>
+          <Text testbed={testbed} line={first} />
+        </p>
       ) : (
         <details>
           <summary>
-            {first} <span class="quiet">and {others.length} more</span>
+            {first?.text} <span class="quiet">and {others.length} more</span>
           </summary>
           {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it scrolls */}
           <ul tabIndex={0}>
             {others.slice(0, MOST_LINES).map((line) => (
-              <li key={line}>{line}</li>
+              <li key={line.text}>
+                <Text testbed={testbed} line={line} />
+              </li>
             ))}
             {others.length > MOST_LINES && <li>and {others.length - MOST_LINES} more</li>}
           </ul>
@@ -45,6 +49,17 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
       <a href={linkTo(testbed.name, "change")}>{isDegraded ? "Plan a repair" : "Plan and up"}</a>
     </section>
   );
+}
+
+interface Line {
+  text: string;
+  guest?: string;
+}
+
+/** A line, which leads to the guest that it is of. */
+function Text({ testbed, line }: { testbed: Testbed; line: Line | undefined }) {
+  if (line?.guest === undefined || !testbed.guests.value.has(line.guest)) return <>{line?.text}</>;
+  return <a href={linkTo(testbed.name, "guests", line.guest)}>{line.text}</a>;
 }
 
 /** Return why an action did not succeed: its faults, or that it was cancelled. */

@@ -10,6 +10,8 @@ const MOST_MOVES = 150;
 const MOVE_MS = 450;
 export const LEAST_ZOOM = 0.05;
 export const MOST_ZOOM = 3;
+/** The height of the legend at the bottom of the frame, which covers what is below it, in pixels. */
+const LEGEND = 60;
 /** What is smaller than this is not read. */
 const READABLE = 0.35;
 const STEP = 1.25;
@@ -249,12 +251,13 @@ export class Board {
   fit(least = LEAST_ZOOM): void {
     const { clientWidth, clientHeight } = this.#frame;
     if (clientWidth === 0 || this.#size.width === 0) return;
-    const both = Math.min(clientWidth / this.#size.width, clientHeight / this.#size.height);
+    const free = Math.max(clientHeight / 2, clientHeight - LEGEND);
+    const both = Math.min(clientWidth / this.#size.width, free / this.#size.height);
     this.#fitted = true;
     this.#zoom = limited(Math.min(1, Math.max(both, least)));
     this.#at = {
       x: Math.max(0, (clientWidth - this.#size.width * this.#zoom) / 2),
-      y: Math.max(0, Math.min(24, (clientHeight - this.#size.height * this.#zoom) / 2)),
+      y: Math.max(0, Math.min(24, (free - this.#size.height * this.#zoom) / 2)),
     };
     this.#place();
   }
