@@ -177,6 +177,7 @@ machines:
       cpus: 1
       memory_mb: 128
       libvirt_type: {cloud_image: {name: micro, setup_script: setup.sh}}
+      disks: [{name: shared, size_gigabytes: 1, shareable: true}]
   - name: box
     interfaces: [{bridge: br0}]
     docker:
@@ -189,6 +190,11 @@ network:
   external_bridge: br0
 """
 SCRIPTS = ("setup.sh", "shared.sh")
+#: Writes the beginning of a qcow2 image to the shared disk, which is not looked for one.
+HEADER = r"""
+for each in /sys/block/*; do [ "$(cat $each/serial 2>/dev/null)" = shared ] && disk=/dev/${each##*/}; done
+printf 'QFI\373\0\0\0\3' >$disk && sync
+"""
 SCRIPT = "#!/bin/sh\necho done >/etc/set-up\n"
 
 
@@ -274,12 +280,14 @@ def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], re
         ["exec", {"guest": "web", "argv": ["cat", "/etc/set-up"]}, True],
         ["exec", {"guest": "box", "argv": ["cat", "/etc/set-up", "/etc/nocloud/context/shared.sh"]}, True],
         ["exec", {"guest": "box", "argv": ["ping", "-c", "1", "-W", "5", "web"]}, True],
-        ["snapshot", {"verb": "create", "name": "one"}, True],
+        ["exec", {"guest": "web", "argv": ["sudo", "sh", "-c", HEADER]}, True],
+        ["snapshot", {"verb": "create", "name": "one"}, "web writes to a shareable disk"],
+        ["snapshot", {"verb": "create", "name": "one", "guests": ["golden-0"]}, True],
         ["up", {}, True],
         ["down", {}, True],
         ["up", {}, True],
         ["exec", {"guest": "web", "argv": ["cat", "/etc/set-up"]}, True],
-        ["snapshot", {"verb": "restore", "name": "one"}, True],
+        ["snapshot", {"verb": "restore", "name": "one", "guests": ["golden-0"]}, True],
     )
     tree = "/var/lib/kvm-compose/.hosted/lab"
     assert real_host.run(["readlink", "/var/lib/kvm-compose/lab"]).stdout.strip() == tree

@@ -44,6 +44,7 @@ FILE = "shared.quorum.raw"
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The project, after a guest has written to the disk."""
     bench = new_bench(tmp_path_factory.mktemp("shared"), "lab", {"kvm-compose.yaml": YAML})
+    assert f"artefacts/{FILE}" in bench.generate("one")
     bench.generate()
     secret = bench.root / "secret"
     secret.write_text("secret")

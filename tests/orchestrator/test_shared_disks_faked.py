@@ -49,6 +49,8 @@ def refused(lab: Lab, command: Up | Snapshot) -> str:
 @pytest.fixture
 def up(lab: Lab) -> Lab:
     share(lab, db=QUORUM, alone=QUORUM)
+    lab.must(Up(guests=("db",)))
+    assert (lab.running(), lab.world.disks[lab.disk(FILE)].size) == ({"db"}, _GIB)
     lab.must(Up())
     return lab
 
