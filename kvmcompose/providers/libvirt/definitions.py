@@ -377,9 +377,16 @@ def snapshot_disks(xml: str) -> list[Disk]:
     """Return the disks that hold a snapshot, in the definition that the domain had then."""
     root = parse(xml, "domainsnapshot")
     inside = {each.get("name") for each in root.iterfind("disks/disk") if each.get("snapshot") == "internal"}
-    # libvirt acts on the disks of this definition, even if the domain has changed since
-    domain = root.find("domain")
-    return [] if domain is None else [disk for disk in _disks(domain) if disk.target in inside]
+    return [disk for disk in disks_at_snapshot(xml) if disk.target in inside]
+
+
+def disks_at_snapshot(xml: str) -> list[Disk]:
+    """Return all disks of the definition that the domain had at a snapshot, CD-ROMs included.
+
+    libvirt acts on these, even if the domain has changed since.
+    """
+    domain = parse(xml, "domainsnapshot").find("domain")
+    return [] if domain is None else list(_disks(domain))
 
 
 def _disks(domain: ET.Element) -> Iterator[Disk]:

@@ -60,13 +60,7 @@ async def read(runner: CommandRunner, disks: Iterable[Disk]) -> list[SnapshotTab
     found = []
     for disk in disks:
         if disk.path:
-            try:
-                done = await runner.run(question(disk.path), privileged=True)
-            except DriverError as error:
-                if "No such file" not in error.message:
-                    raise
-                message = f"the disk {disk.path} is gone, with its part of all snapshots"
-                raise DriverError(message, hint="kvm-compose snapshot list") from error
+            done = await runner.run(question(disk.path), privileged=True)
             found.append(answer(disk.target, disk.path, done.stdout))
     return found
 

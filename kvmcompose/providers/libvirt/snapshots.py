@@ -40,7 +40,11 @@ class LibvirtSnapshots:
 
     async def restore(self, domain: str, name: str) -> None:
         doing = f"restore the snapshot {name} of {domain}"
-        state, disks = await self._connection.on_domain(doing, domain, _places, name=name)
+        xml = await self._connection.on_domain(doing, domain, _xml, name=name)
+        state, disks = xmls.snapshot_facts(xml).state, xmls.snapshot_disks(xml)
+        # media count where the guest is started again
+        used = disks if state == snapshot_tables.OFF else xmls.disks_at_snapshot(xml)
+        await self._refuse_without(used, f"the snapshot {name} of {domain}", name)
         tables = await snapshot_tables.read(self._runner, disks)
         corrections = snapshot_tables.corrections(domain, name, state, tables)
         await self._connection.on_domain(doing, domain, _restore, name=name)
@@ -49,6 +53,19 @@ class LibvirtSnapshots:
         await arp.leave_arp_to_bridges(
             self._runner, await self._connection.on_domain(doing, domain, alive.taps)
         )
+
+    async def _refuse_without(self, disks: Sequence[xmls.Disk], snapshot: str, name: str) -> None:
+        """Raise DriverError if a file is gone. libvirt notices that when it has ended the guest."""
+        paths = sorted({disk.path for disk in disks if disk.path})
+        argv = ["stat", "-L", "-c", "%n", "--", *paths]
+        done = await self._runner.run(argv, privileged=True, check=False)
+        if done.status:
+            gone = [path for path in paths if path not in done.text.splitlines()]
+            raise DriverError(
+                f"{snapshot} needs what is gone: {', '.join(gone) or done.complaint}",
+                hint="a medium comes back with its entry in 'disks' and kvm-compose up;"
+                f" kvm-compose snapshot delete {name} deletes the rest of the snapshot",
+            )
 
     async def delete(self, domain: str, name: str) -> None:
         doing = f"delete the snapshot {name} of {domain}"
@@ -118,13 +135,10 @@ def _create(domain: Any, *, name: str) -> None:
     domain.snapshotCreateXML(xmls.snapshot_xml(name, iter(disks)))
 
 
-def _places(domain: Any, *, name: str) -> tuple[str, list[xmls.Disk]]:
-    """Return the state that the guest was in, and the disks that hold the snapshot.
-
-    Raises DriverError when there is no such snapshot.
-    """
-    xml = _known(domain, name).getXMLDesc()
-    return xmls.snapshot_facts(xml).state, xmls.snapshot_disks(xml)
+def _xml(domain: Any, *, name: str) -> str:
+    """Return the XML of a snapshot. Raises DriverError when there is none of that name."""
+    found: str = _known(domain, name).getXMLDesc()
+    return found
 
 
 def _restore(domain: Any, *, name: str) -> None:

@@ -51,6 +51,19 @@ def test_what_qemu_would_confuse_is_put_right(bench: Bench) -> None:
     assert bench.machine.privileged[-1]
 
 
+def test_a_guest_runs_on_if_a_file_of_then_is_gone(bench: Bench) -> None:
+    """libvirt would have ended it before it noticed."""
+    bench.start()
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
+    bench.machine.answers = (("stat -L", 1, b"/p/vda\n", b"stat: cannot statx '/p/vdb': No such file"),)
+    with pytest.raises(DriverError, match=r"snapshot first of p-web needs what is gone: /p/vdb$") as caught:
+        bench.run(lambda: bench.driver.snapshots.restore("p-web", "first"))
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("kvm-compose snapshot delete first deletes the rest of the snapshot")
+    assert bench.states == {"p-web": "running"}
+    assert bench.machine.commands[-1][0] == "stat"
+
+
 def test_a_snapshot_that_is_not_there_is_an_error_that_names_what_is(bench: Bench) -> None:
     bench.start()
     for call in (bench.driver.snapshots.restore, bench.driver.snapshots.delete):
