@@ -207,6 +207,21 @@ def test_the_file_for_variables_is_libvirts_to_make(disks: HostDisks, project: P
     assert elsewhere.read_text() == "of the host"
 
 
+def test_a_raw_disk_is_made_as_long_as_it_is_to_be_and_no_shorter(project: Path, tmp_path: Path) -> None:
+    """As root, where libvirt has left it to QEMU's user."""
+    disk = project / "artefacts/shared.quorum.raw"
+    disk.write_bytes(b"QFI\xfb of a guest")
+    closed = Ordinary(project)
+    disks = HostDisks(closed, tmp_path / "projects")
+    for size in (1 << 30, 1 << 20):
+        done(disks.ready_raw(disk, size))
+        assert done(disks.length(disk)) == 1 << 30
+    with disk.open("rb") as file:
+        assert file.read(14) == b"QFI\xfb of a gues"
+    assert disk.stat().st_blocks < 64, "it has holes"
+    assert set(closed.as_root) == {"sh", "stat"}
+
+
 def test_an_overlay_is_emptied_in_place(disks: HostDisks, project: Path) -> None:
     base, overlay = project / "artefacts/base.qcow2", project / "artefacts/web.img"
 

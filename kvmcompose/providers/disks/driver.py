@@ -90,7 +90,16 @@ if [ ! -s "./$3" ]; then rm -f -- "./$3"; fi
 """
 )
 #: A disk of which a guest writes every byte is never given to qemu-img, which would look for a format.
-_READY_RAW = _ENTER + _CHECK + _OPEN + 'truncate -s ">$4" /proc/self/fd/3'
+#: Libvirt leaves it to QEMU's user, whose file it need not open to see how long it is.
+_READY_RAW = (
+    _ENTER
+    + _CHECK
+    + """\
+[ "$(stat --format=%s -- "./$3")" -lt "$4" ] || exit 0
+"""
+    + _OPEN
+    + 'truncate -s ">$4" /proc/self/fd/3'
+)
 #: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
 #: for anyone else the file is their own already.
 _REPLACE = (
