@@ -60,8 +60,8 @@ def test_a_guest_runs_on_if_a_file_of_then_is_gone(bench: Bench) -> None:
         bench.run(lambda: bench.driver.snapshots.restore("p-web", "first"))
     assert caught.value.hint is not None
     assert caught.value.hint.endswith("kvm-compose snapshot delete first deletes the rest of the snapshot")
-    assert bench.states == {"p-web": "running"}
     assert bench.machine.commands[-1][0] == "stat"
+    assert bench.states == {"p-web": "running"}
 
 
 def test_a_snapshot_that_is_not_there_is_an_error_that_names_what_is(bench: Bench) -> None:
