@@ -110,6 +110,12 @@ def test_a_bridge_that_is_gone_is_the_cause_that_is_named(lab: FakeLab, visit: V
     card(page, "br1").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("complementary")).to_contain_text("bridge lab-br1: is missing")
+    trouble.get_by_role("link", name="guest g001").click()
+    expect(page.get_by_role("region", name="What differs")).to_contain_text(
+        "its port on the bridge br1 is missing"
+    )
+    expect(page.locator(".guest header")).to_contain_text("degraded")
+    page.go_back()
     page.get_by_role("button", name=re.compile(r"^\d+ degraded$")).press("Enter")
     expect(page.locator(".tools [role=status]")).to_contain_text(" of 6 guests")
     visit.check_accessible()

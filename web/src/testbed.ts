@@ -143,6 +143,11 @@ export class Testbed {
     this.#stop();
   }
 
+  /** Return what differs of a guest; not that its set-up is out of date, which its status says. */
+  differingOf(guest: string): StatusDifference[] {
+    return this.#differing.value.filter((each) => each.guest === guest && each.kind !== "set-up");
+  }
+
   /** The action that runs, the newest of them if there are several. */
   get running(): ActionLog | null {
     const running = [...this.#actions.value.values()].filter(

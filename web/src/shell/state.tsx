@@ -79,7 +79,3 @@ export function Badge({ tone, children }: { tone: Tone; children: string }) {
 export function PhaseBadge({ deployment }: { deployment: Deployment }) {
   return <Badge tone={phaseTone(deployment)}>{phaseText(deployment)}</Badge>;
 }
-
-export function GuestBadge({ guest }: { guest: GuestStatus }) {
-  return <Badge tone={guestTone(guest)}>{guestWord(guest)}</Badge>;
-}

@@ -9,10 +9,11 @@ import { mayChange } from "../../session";
 import { Problem } from "../../shell/labs";
 import type { ViewProps } from "../../shell/lazy";
 import { linkTo } from "../../shell/router";
-import { GuestBadge } from "../../shell/state";
+import { Badge } from "../../shell/state";
 import type { Guest, Testbed } from "../../testbed";
 import type { Fault, GuestStatus, GuestTerminals } from "../../types";
 import { compare } from "../topology/graph";
+import { isWanted, shownState } from "../topology/states";
 import { GuestActions } from "./actions";
 import { Console } from "./console";
 import { Figures } from "./figures";
@@ -43,7 +44,7 @@ function NoGuest({ testbed, name }: { testbed: Testbed; name: string }) {
         {guests.map((each) => (
           <li key={each.name}>
             <a href={linkTo(testbed.name, "guests", each.name)}>{each.name}</a>{" "}
-            <GuestBadge guest={each.status.value} />
+            <StateBadge testbed={testbed} status={each.status.value} />
           </li>
         ))}
       </ul>
@@ -54,6 +55,7 @@ function NoGuest({ testbed, name }: { testbed: Testbed; name: string }) {
 function Shown({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
   const status = guest.status.value;
   const todo = advice(status);
+  const differing = testbed.running === null ? testbed.differingOf(guest.name) : [];
   return (
     <div class="sheet guest">
       <nav class="crumbs" aria-label="Place">
@@ -63,11 +65,21 @@ function Shown({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
       <header>
         <h2>{guest.name}</h2>
         <span aria-live="polite">
-          <GuestBadge guest={status} />
+          <StateBadge testbed={testbed} status={status} />
         </span>
         <GuestActions testbed={testbed} guest={guest} />
       </header>
       {todo !== "" && <p>{todo}</p>}
+      {differing.length > 0 && (
+        <section class="problem" aria-label="What differs">
+          {differing.map(({ text }) => (
+            <p key={text}>{text}</p>
+          ))}
+          <p>
+            <a href={linkTo(testbed.name, "change")}>Plan and up</a>
+          </p>
+        </section>
+      )}
       <LastFault testbed={testbed} guest={guest} />
       <Facts status={status} />
       {isOn(status) && <Figures guest={guest} />}
@@ -77,6 +89,13 @@ function Shown({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
       <MadeOf testbed={testbed} guest={guest} />
     </div>
   );
+}
+
+/** The state of a guest, as the picture of the topology shows it. */
+function StateBadge({ testbed, status }: { testbed: Testbed; status: GuestStatus }) {
+  const drift = testbed.differingOf(status.name).find((each) => each.drift);
+  const { tone, word } = shownState(status, { drift: drift?.text, isWanted: isWanted(testbed) });
+  return <Badge tone={tone}>{word}</Badge>;
 }
 
 function Facts({ status }: { status: GuestStatus }) {

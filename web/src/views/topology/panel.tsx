@@ -87,9 +87,7 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
   const guest = testbed.guests.value.get(node.name);
   const mark = states.guests.value.get(node.name);
   const status = guest?.status.value;
-  const differing = testbed.differing.value.filter(
-    (each) => each.guest === node.name && each.kind !== "set-up", // that is said as `outdated`
-  );
+  const differing = testbed.differingOf(node.name);
   return (
     <>
       <h2>{node.name}</h2>

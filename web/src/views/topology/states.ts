@@ -33,6 +33,11 @@ interface About {
   isWanted: boolean;
 }
 
+/** Whether the guests of a testbed are to run: it is up, or was left half-way. */
+export function isWanted(testbed: Testbed): boolean {
+  return ["up", "failed"].includes(testbed.deployment.value?.state ?? "");
+}
+
 /** Return what is shown of a guest. */
 export function shownState(status: GuestStatus, { busy, drift, isWanted }: About): Mark {
   const word = guestWord(status);
@@ -88,8 +93,8 @@ export function statesOf(testbed: Testbed): States {
     return condition === "degraded" ? testbed.differing.value.filter((each) => each.drift) : [];
   });
   const ofGuests = computed(() => linesBy(drift.value, (each) => each.guest));
+  const wanted = computed(() => isWanted(testbed));
   const busy = computed(() => busyGuests(testbed.actions.value.values()));
-  const isWanted = computed(() => ["up", "failed"].includes(testbed.deployment.value?.state ?? ""));
   return {
     guests: computed(() => {
       const planned = marks.value;
@@ -99,7 +104,7 @@ export function statesOf(testbed: Testbed): States {
         const about = {
           busy: busy.value.get(name),
           drift: ofGuests.value.get(name),
-          isWanted: isWanted.value,
+          isWanted: wanted.value,
         };
         found.set(name, mark ?? shownState(guest.status.value, about));
       }
