@@ -1,7 +1,8 @@
-"""Disks that a PC's BIOS boots, made without mounts or loop devices.
+"""Disks that a PC's BIOS and UEFI boot, made without mounts or loop devices.
 
 A FAT partition with SYSLINUX holds kernel and initramfs; a second partition may hold a root file system.
-Layout of the partition table: MBR, as SYSLINUX's boot code (mbr.bin) wants it.
+Layout of the partition table: MBR, as SYSLINUX's boot code (mbr.bin) wants it. UEFI finds SYSLINUX by the
+removable path.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ BOOT_START_MIB = 1
 DISK_ID = "0x6b766d63"
 ROOT_PARTUUID = f"{DISK_ID[2:]}-02"
 MBR_CODE = Path("/usr/lib/syslinux/mbr/mbr.bin")
+#: SYSLINUX for UEFI: paths on the FAT partition -> files of the package syslinux-efi and syslinux-common.
+EFI_FILES = {
+    "EFI/BOOT/BOOTX64.EFI": Path("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi"),
+    "ldlinux.e64": Path("/usr/lib/syslinux/modules/efi64/ldlinux.e64"),
+}
 MBR_CODE_BYTES = 440  # the disk's identity and the partition table follow
 STEP_SECONDS = 300
 
@@ -57,7 +63,8 @@ def make_boot_partition(target: Path, files: Mapping[str, Path], options: str, m
     hidden_sectors = BOOT_START_MIB * MIB // SECTOR_BYTES
     # clusters of 32 KiB: the BIOS takes five times as long to read a file in small ones
     run(["mkfs.vfat", "-n", "BOOT", "-s", "64", "-h", str(hidden_sectors), target])
-    for name, source in {**files, "syslinux.cfg": config}.items():
+    run(["mmd", "-i", target, "::EFI", "::EFI/BOOT"])
+    for name, source in {**files, **EFI_FILES, "syslinux.cfg": config}.items():
         run(["mcopy", "-i", target, source, f"::{name}"])
     run(["syslinux", "--install", target])
     config.unlink()

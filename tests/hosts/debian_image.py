@@ -14,7 +14,7 @@ SOURCES = ("bootable.py", "debian_recipe.py")
 
 
 def debian_image() -> Path:
-    """The image, bootable by BIOS. For reading only: back an overlay with it."""
+    """The image, bootable by BIOS and by UEFI. For reading only: back an overlay with it."""
     return image_cache.image(f"debian-{debian_recipe.RELEASE}", "hosts.debian_recipe", SOURCES)
 
 

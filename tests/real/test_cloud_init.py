@@ -1,9 +1,10 @@
-"""A guest with Debian's own cloud-init goes through the same `up` as any other."""
+"""A guest with Debian's own cloud-init, UEFI and guest agent goes through the same `up` as any other."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pytest
 from kvm import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from hosts import TestHost
@@ -28,7 +29,9 @@ machines:
     libvirt:
       cpus: 1
       memory_mb: 512
+      firmware: uefi
       username: tester
+      ready: agent
       ready_timeout_seconds: 1000
       libvirt_type:
         cloud_image:
@@ -38,7 +41,7 @@ machines:
           environment: {GREETING: "two words & a 'quote'", NUMBER: 010}
           setup_script: ./setup.sh
           run_script: ./run.sh
-      shares: [{source: shared, target: /srv/shared}]
+      shares: [{source: shared, target: /srv/shared}, {source: shared, target: /srv/read, readonly: true}]
       cloud_init:
         user_data: own/user-data.yaml
         vendor_data: own/vendor.sh
@@ -93,51 +96,102 @@ def project(real_host: TestHost, tmp_path: Path, debian_image: Path) -> Iterator
     project.run("down", "--purge", "--timeout", "0", status=None)
 
 
-def assert_own_data(guest: Callable[..., str]) -> None:
+RESULT = "/run/cloud-init/result.json"
+#: Questions are shell commands of the guest's user. cloud-init ends after the scripts that `up` waits for.
+COMMON = {
+    "cloud-init": f"until [ -e {RESULT} ]; do sleep 1; done; cat {RESULT}",
+    "firmware": "ls /sys/firmware",
+    "shared": "cat /srv/shared/note",
+    "shares": "findmnt -n -o FSTYPE /srv/shared; findmnt -n -o FSTYPE,OPTIONS /srv/read",
+    "context": "cat /etc/nocloud/context/deep/note.txt",
+    "set-up": "cat /etc/set-up",
+    "size": "df --output=size -BM / | tail -n 1",
+}
+FIRST = {
+    "host": "hostname",
+    "address": "ip -4 -o addr show eth0",
+    "link": "ip link show eth0",
+    "greeting": "/etc/nocloud/env.sh GREETING",
+    "number": "/etc/nocloud/env.sh NUMBER",
+    "root": "sudo -n id -u",
+    "agent": "dpkg-query --show --showformat '${Status}' qemu-guest-agent",
+    "ran": "cat /etc/own/ran",
+    "vendor": "cat /etc/own/vendor",
+    "text": "cat /etc/own/text",
+    "owner": "stat -c '%U:%G %a' /etc/own/file",
+    "file": "sudo -n cat /etc/own/file",
+    "zone": "readlink /etc/localtime",
+    "groups": "id -nG ada",
+    "ada": "sudo -n -u ada sudo -n id -u",
+    "bob": "getent passwd bob",
+    "passwords": "sudo -n getent shadow ada tester | cut -d: -f2",
+}
+
+
+def answers(project: Project, questions: Mapping[str, str]) -> dict[str, str]:
+    """Return what shell commands print in the guest: all at once, as each way into it takes seconds."""
+    script = "".join(f"echo; echo '=== {name}'\n{command}\n" for name, command in questions.items())
+    said = project.run("exec", "--user", "tester", "server", "--", "sh", "-c", script).stdout
+    parts = re.split(r"^=== (.+)\n", said, flags=re.MULTILINE)[1:]
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def assert_common(found: Mapping[str, str], gigabytes: int) -> None:
+    assert json.loads(found["cloud-init"])["v1"]["errors"] == []
+    assert "efi" in found["firmware"].split()
+    assert found["shared"] == "from the project"
+    virtiofs, by_9p = found["shares"].splitlines()
+    assert virtiofs == "virtiofs"
+    assert by_9p.split()[0] == "9p"
+    assert by_9p.split()[1].startswith("ro,")
+    # and 1.5 GiB of the image
+    assert int(found["size"].rstrip("M")) > gigabytes * 1000 + 1200, (
+        "the file system did not grow with the disk"
+    )
+
+
+def assert_own_data(found: Mapping[str, str]) -> None:
     """What the user has cloud-init do, in every way there is, has happened beside what is ours."""
-    assert guest("cat", "/etc/own/ran") == "seedtest-server größe"
-    assert guest("cat", "/etc/own/vendor") == "vendor"
-    assert guest("cat", "/etc/own/text") == "größe {{ not a template }}"
-    assert guest("stat", "-c", "%U:%G %a", "/etc/own/file") == "ada:ada 600"
-    assert guest("sudo", "-n", "cat", "/etc/own/file") == "from a file"
-    assert guest("readlink", "/etc/localtime").endswith("/Europe/Vienna")
-    assert "audio" in guest("id", "-nG", "ada").split()
-    assert guest("sudo", "-n", "-u", "ada", "sudo", "-n", "id", "-u") == "0"
-    assert guest("getent", "passwd", "bob").endswith(":/bin/sh")
-    shadow = guest("sudo", "-n", "getent", "shadow", "ada", "tester").splitlines()
-    assert [line.split(":")[1] for line in shadow] == [HASH, "!"]
-    assert guest("cat", "/srv/shared/note") == "from the project"
-    assert guest("cloud-init", "status") == "status: done"
+    assert found["ran"] == "seedtest-server größe"
+    assert found["vendor"] == "vendor"
+    assert found["text"] == "größe {{ not a template }}"
+    assert found["owner"] == "ada:ada 600"
+    assert found["file"] == "from a file"
+    assert found["zone"].endswith("/Europe/Vienna")
+    assert "audio" in found["groups"].split()
+    assert found["ada"] == "0"
+    assert found["bob"].endswith(":/bin/sh")
+    assert found["passwords"].splitlines() == [HASH, "!"]
 
 
-def assert_another_seed(guest: Callable[..., str]) -> None:
+def assert_another_seed(found: Mapping[str, str], gigabytes: int) -> None:
     """What came with the second seed is there, and what the guest wrote in its life."""
-    assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "another"
-    assert guest("cat", "/etc/set-up") == "mine"
-    assert guest("cat", "/srv/shared/note") == "from the project"
+    assert_common(found, gigabytes)
+    assert found["context"] == "another"
+    assert found["set-up"] == "mine"
 
 
 @pytest.mark.long
 def test_real_cloud_init_goes_through_up(project: Project) -> None:
     said = project.run("up", timeout=1200).stderr
     assert "server | run by /bin/bash" in said
+    assert project.inside("server", "id", "-u") == "0", "the guest is not entered by its agent"
 
-    def guest(*command: str) -> str:
-        return project.inside("server", *command)
-
-    assert guest("hostname") == "seedtest-server"
-    assert project.address("server") in guest("ip", "-4", "-o", "addr", "show", "eth0")
-    assert "mtu 1442" in guest("ip", "link", "show", "eth0")
-    assert guest("cat", "/etc/nocloud/context/deep/note.txt") == "from the context"
-    assert guest("/etc/nocloud/env.sh", "GREETING") == "two words & a 'quote'"
-    assert guest("/etc/nocloud/env.sh", "NUMBER") == "010"
-    assert guest("cat", "/etc/set-up") == "two words & a 'quote'"
-    assert guest("sudo", "-n", "id", "-u") == "0"
-    assert_own_data(guest)
+    found = answers(project, COMMON | FIRST)
+    assert_common(found, 1)
+    assert_own_data(found)
+    assert found["host"] == "seedtest-server"
+    assert project.address("server") in found["address"]
+    assert "mtu 1442" in found["link"]
+    assert found["context"] == "from the context"
+    assert found["greeting"] == found["set-up"] == "two words & a 'quote'"
+    assert found["number"] == "010"
+    assert found["root"] == "0"
+    assert found["agent"] == "install ok installed"
     assert HASH not in (project.folder / "state.json").read_text()
-    size = guest("df", "--output=size", "-BM", "/").split()[-1]
-    assert int(size.rstrip("M")) > 2200, "the root file system did not grow with the disk"
-    assert "cloud-init" in project.run("ssh", "server", "dpkg-query --show cloud-init").stdout
+    # by SSH; and of the guest's life
+    command = "echo mine | sudo tee /etc/set-up; dpkg-query --show cloud-init"
+    assert "cloud-init" in project.run("ssh", "server", command).stdout
     console = project.folder / ".kvm-compose" / "consoles" / "server.log"
     end = time.monotonic() + 300  # the guest is ready before its consoles are
     while "seedtest-server login:" not in console.read_text(errors="replace"):
@@ -145,12 +199,12 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
         time.sleep(0.5)
 
     # another seed for the same disk: cloud-init applies it, `up` waits for that, and the guest's life goes on
-    project.inside("server", "sudo", "sh", "-c", "echo mine >/etc/set-up")
+    project.edit("      ready: agent\n", "")  # `up` waits by SSH
     project.write("files/deep/note.txt", "another\n")
     if _LONG:  # else at the boot that follows: an emulated one takes a minute
         project.run("down")
         project.run("up", timeout=1200)
-        assert_another_seed(guest)
+        assert_another_seed(answers(project, COMMON), 1)
 
     # a larger disk: it grows in place, and so does the file system at the next boot
     project.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
@@ -161,12 +215,10 @@ def test_real_cloud_init_goes_through_up(project: Project) -> None:
     project.run("down")
     project.run("up", timeout=1200)
     assert disk.stat().st_ino == inode
-    assert_another_seed(guest)
-    size = guest("df", "--output=size", "-BM", "/").split()[-1]
-    assert int(size.rstrip("M")) > 3200, "the root file system did not grow with the disk"
+    assert_another_seed(answers(project, COMMON), 2)
 
     # the guest has run: its disk is kept, and a smaller one is refused
-    project.run("down")
+    project.run("down", "--timeout", "0")
     project.edit("expand_gigabytes: 2", "expand_gigabytes: 1")
     assert "do not shrink" in project.run("generate", "disk:server", status=1).stderr
     project.run("generate", "--provision", "disk:server")
