@@ -129,7 +129,7 @@ class SshShell:
             _drop(self._guest(login), connection)
             raise DriverError(
                 f"the connection to {login.guest} was lost while {argv[0]} was running: {text_of(error)}",
-                hint="was the guest switched off or rebooted?",
+                hint="was the guest switched off, rebooted or paused? kvm-compose status",
             ) from error
         except BaseException:  # cancelled, or raised by on_line
             await command.end()

@@ -105,9 +105,10 @@ def _usable(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if special else address
 
 
-def no_answer(name: str, execute: str, why: str) -> AgentSilentError:
+def no_answer(name: str, execute: str, why: str, *, is_paused: bool = False) -> AgentSilentError:
     """Return the error for an agent that is not there, or answers nothing in time."""
+    missing = "does qemu-guest-agent run in the guest? On Debian: apt-get install qemu-guest-agent"
     return AgentSilentError(
         f"the guest agent of {name} does not answer {execute}: {why}",
-        hint="does qemu-guest-agent run in the guest? On Debian: apt-get install qemu-guest-agent",
+        hint="kvm-compose resume; kvm-compose status says why a guest is paused" if is_paused else missing,
     )

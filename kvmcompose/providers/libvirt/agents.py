@@ -12,6 +12,7 @@ import libvirt
 import libvirt_qemu
 
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.providers.libvirt import domain_states
 from kvmcompose.providers.libvirt.agent import ANSWER_SECONDS, PING, AgentCommand, answer_of, no_answer
 from kvmcompose.providers.libvirt.connection import Connection, words
 
@@ -74,5 +75,7 @@ def ask(domain: Any, *, command: AgentCommand, seconds: int) -> str:
         return str(libvirt_qemu.qemuAgentCommand(domain, command.json, seconds, 0))
     except libvirt.libvirtError as error:
         if error.get_error_code() in _SILENT:
-            raise no_answer(domain.name(), command.execute, words(error)) from None
+            reason = domain_states.paused(domain)
+            why = words(error) if reason is None else f"it is paused ({reason})"
+            raise no_answer(domain.name(), command.execute, why, is_paused=reason is not None) from None
         raise

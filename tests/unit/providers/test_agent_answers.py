@@ -92,8 +92,14 @@ class Refused(libvirt.libvirtError):  # type: ignore[misc] # libvirt has no type
 
 
 class Domain:
+    def __init__(self, state: int = libvirt.VIR_DOMAIN_RUNNING) -> None:
+        self._state = state
+
     def name(self) -> str:
         return "lab-web"
+
+    def state(self) -> tuple[int, int]:
+        return self._state, libvirt.VIR_DOMAIN_PAUSED_USER
 
 
 @pytest.mark.parametrize(
@@ -114,6 +120,10 @@ def test_an_agent_that_is_not_there(monkeypatch: pytest.MonkeyPatch, code: int, 
     with pytest.raises(AgentSilentError, match="lab-web does not answer guest-ping") as raised:
         agents.ask(Domain(), command=agent.PING, seconds=5)
     assert "Requested operation" not in raised.value.message
+    assert "install qemu-guest-agent" in (raised.value.hint or "")
+    with pytest.raises(AgentSilentError, match=r"it is paused \(by user\)$") as raised:
+        agents.ask(Domain(libvirt.VIR_DOMAIN_PAUSED), command=agent.PING, seconds=5)
+    assert raised.value.hint == "kvm-compose resume; kvm-compose status says why a guest is paused"
 
 
 def test_a_command_that_the_agent_refuses_is_libvirts_error(monkeypatch: pytest.MonkeyPatch) -> None:
