@@ -118,7 +118,9 @@ def test_the_name_of_a_clone_may_be_too_long_where_that_of_its_machine_is_not() 
 
 
 def test_without_a_network_section_nothing_can_be_reached() -> None:
-    assert codes("machines: [{name: a, docker: {image: x}}]\n") == ["no-interface"]
+    alone = "machines: [{name: a, docker: {image: x}}]\n"
+    assert codes(alone) == ["no-interface"]
+    assert codes(f"{alone}testbed_options: {{placement: {{pin: {{a: main}}}}}}\n") == ["no-interface"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "machines: []", "machines:", "network: {bridges: []}"])
