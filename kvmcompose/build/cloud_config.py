@@ -7,7 +7,7 @@ second and prints all errors in one line of prose; here each has its path.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,27 @@ _SCHEMAS = "python3*/*-packages/cloudinit/config/schemas/schema-cloud-config-v*.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Of a message, in characters: it may list all keys of a mapping.
 _LONGEST = 300
+#: Of a number, in characters: numbers to the base of 60 (1:59:59) take the square of their length.
+_LONGEST_NUMBER = 100
+#: What PyYAML raises beside its own errors: for values that are not what their tags say, and large numbers.
+_NO_VALUE = (ValueError, TypeError, RecursionError, ArithmeticError, LookupError, AttributeError)
+
+
+def _short(construct: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a constructor of numbers that leaves long ones text."""
+
+    def constructed(loader: Any, node: Any) -> Any:
+        is_long = len(node.value) > _LONGEST_NUMBER
+        return loader.construct_yaml_str(node) if is_long else construct(loader, node)
+
+    return constructed
+
+
+class _Loader(_LOADER):  # type: ignore[misc, valid-type]
+    yaml_constructors = _LOADER.yaml_constructors | {
+        "tag:yaml.org,2002:int": _short(_LOADER.construct_yaml_int),
+        "tag:yaml.org,2002:float": _short(_LOADER.construct_yaml_float),
+    }
 
 
 class CloudConfigSchema:
@@ -39,8 +60,8 @@ class CloudConfigSchema:
         """
         if self._validator is None:
             self._validator = _validator()
-        with suppress(yaml.YAMLError, ValueError, TypeError, RecursionError):  # such as keys that are lists
-            value = msgspec.to_builtins(yaml.load(data, _LOADER), str_keys=True)  # noqa: S506 (it is a safe one)
+        with suppress(yaml.YAMLError, *_NO_VALUE):  # such as keys that are lists
+            value = msgspec.to_builtins(yaml.load(data, _Loader), str_keys=True)  # noqa: S506 (it is a safe one)
             for error in self._validator.iter_errors(value):
                 message = error.message.strip()
                 yield (

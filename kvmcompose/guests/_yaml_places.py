@@ -48,12 +48,12 @@ class YamlPlaces(msgspec.Struct, frozen=True):
 class _Loader(Composer, _LOADER):  # type: ignore[misc, valid-type]
     """libyaml's parser with a composer that has a limit of levels.
 
-    Numbers and times remain text: no conversion of theirs takes long, or fails.
+    Scalars remain text: no conversion takes long, or fails.
     """
 
     yaml_constructors = _LOADER.yaml_constructors | {
         f"{_TAG}{name}": _LOADER.construct_yaml_str
-        for name in ("int", "float", "timestamp", "binary", "python/unicode")
+        for name in ("int", "float", "bool", "timestamp", "binary", "python/unicode")
     }
 
     def __init__(self, text: str) -> None:
@@ -91,8 +91,8 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
 
 
 def yaml_value(text: str) -> Any:
-    """Return what a text without flaws contains; numbers and times are text. Aliases are expanded: a caller
-    limits their number. Raises ValueError where PyYAML does not build it.
+    """Return what a text without flaws contains; scalars are text. Aliases are expanded: a caller limits
+    their number. Raises ValueError where PyYAML does not build it.
     """
     loader = _Loader(text)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_errors_have_their_path_and_show_no_value(
         assert message.startswith(said)
         assert "SECRET" not in message
         assert len(message) <= 301
+
+
+@pytest.mark.parametrize(
+    "value", ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "9e99999", f"1{':59' * 20}.5"]
+)
+def test_values_that_pyyaml_cannot_build_are_no_crash(schema: CloudConfigSchema, value: str) -> None:
+    assert list(schema.errors(f"a: {value}".encode())) == []
+
+
+def test_long_numbers_take_no_time_of_the_square_of_their_length(schema: CloudConfigSchema) -> None:
+    began = time.process_time()
+    assert list(schema.errors(f"ntp: {{}}\na: 1{':59' * 300_000}\nb: 1{':59' * 300}.5\n".encode())) == []
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("content", [None, "no JSON", "[]", '{"type": 5}'])

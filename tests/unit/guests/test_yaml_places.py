@@ -63,6 +63,12 @@ def test_what_cloud_init_does_not_read_has_its_place(text: str, flaw: tuple[str,
         yaml.safe_load(text)
 
 
+def test_scalars_are_text() -> None:
+    assert yaml_value("a: !!bool x\nb: yes\nc: !!int ''\nd: 1:59\ne: 2026-99-99\n") == {
+        "a": "x", "b": "yes", "c": "", "d": "1:59", "e": "2026-99-99"
+    }  # fmt: skip
+
+
 def test_chains_of_merges_take_no_time_of_the_square_of_their_length() -> None:
     chain = "".join(f"k{n}: &k{n} {{a{n}: 1, <<: [*k{n - 1}, *k{n - 1}]}}\n" for n in range(1, 3000))
     began = time.process_time()
