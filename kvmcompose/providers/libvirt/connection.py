@@ -53,6 +53,11 @@ _HINTS = (
     ),
     ("has been disabled", "the guest's agent forbids this command: see BLACKLIST_RPC, or block-rpcs, there"),
     ("Cannot set up guest memory", "the host has too little memory for another guest"),
+    ("No space left on device", "make room on the host: df -h"),
+    (
+        "while writing VM state",
+        "is the host's disk full? A snapshot of a guest that runs takes up to the size of its memory",
+    ),
 )
 
 

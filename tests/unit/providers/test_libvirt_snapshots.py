@@ -64,6 +64,22 @@ def test_a_guest_runs_on_if_a_file_of_then_is_gone(bench: Bench) -> None:
     assert bench.states == {"p-web": "running"}
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        (
+            "Failed to take snapshot: Error while writing VM state: Input/output error",
+            "is the host's disk full?",
+        ),
+        ("Unable to write to file '/p/nvram.fd.new': No space left on device", "make room on the host"),
+    ],
+)
+def test_a_full_disk_has_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(libvirt.libvirtError) as caught:
+        fails_with(libvirt.VIR_ERR_OPERATION_FAILED, text)()
+    assert (connection_module.failure("do it", caught.value).hint or "").startswith(hint)
+
+
 def test_a_snapshot_that_is_not_there_is_an_error_that_names_what_is(bench: Bench) -> None:
     bench.start()
     for call in (bench.driver.snapshots.restore, bench.driver.snapshots.delete):
