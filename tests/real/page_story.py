@@ -60,7 +60,6 @@ def story(page: Page, address: str) -> None:
 
 
 def main() -> None:
-    address = connect(None).make_link(None).address
     expect.set_options(timeout=_MILLISECONDS)
     with sync_playwright() as playwright:
         # test hosts hide what the machine has in memory
@@ -69,6 +68,8 @@ def main() -> None:
         page = browser.new_page()
         page.on("console", lambda message: seen("console:", message.type, message.text))
         page.on("pageerror", lambda error: seen("error:", str(error)))
+        # made last: a server that nobody asks anything for three seconds ends, and a browser may start slowly
+        address = connect(None).make_link(None).address
         try:
             story(page, address)
         except AssertionError:
