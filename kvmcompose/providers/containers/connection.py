@@ -128,6 +128,8 @@ class Engine:
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._guard = threading.Lock()
         self._client: APIClient | None = None
+        #: How often the connections were closed.
+        self._closed = 0
         self._socket: Path | None = None
         self._is_podman: bool | None = None
 
@@ -170,9 +172,10 @@ class Engine:
         """
         if self._reach is not None:
             await self._reach()
+        closed = self._closed
         try:
             async with asyncio.timeout(seconds):
-                return await self._in_thread(lambda: self._attempt(doing, work))
+                return await self._in_thread(lambda: self._attempt(doing, work, closed))
         except TimeoutError:
             raise DriverError(
                 f"cannot {doing}: the container engine{self._at} has not answered within {seconds:g} s",
@@ -218,6 +221,7 @@ class Engine:
     async def close(self) -> None:
         """Close the connections; they are opened again when they are needed."""
         with self._guard:
+            self._closed += 1
             client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -256,12 +260,12 @@ class Engine:
             raise
         return await answer
 
-    def _attempt(self, doing: str, work: Callable[[APIClient], _T]) -> _T:
+    def _attempt(self, doing: str, work: Callable[[APIClient], _T], closed: int) -> _T:
         deadline = time.monotonic() + self._come_back
         while True:
             client = None
             try:
-                client = self._connected()
+                client = self._connected(closed)
                 return work(client)
             except APIError as error:
                 raise failure(doing, str(error.explanation or error)) from error
@@ -280,27 +284,44 @@ class Engine:
                 time.sleep(_PAUSE_SECONDS)
             except requests.RequestException as error:
                 raise failure(doing, str(error)) from error
+            finally:
+                if client is not None and client is not self._client:
+                    client.close()  # since that was done, it has opened a connection again
 
-    def _connected(self) -> APIClient:
+    def _connected(self, closed: int) -> APIClient:
+        """Return the client, or one for this call alone if connections were closed since it began.
+
+        A call that was cancelled goes on in its thread, and nobody would close what it opens.
+        """
         with self._guard:
             if self._client is not None:
                 return self._client
-            last: Exception = FileNotFoundError("no container engine is installed")
-            for path in (self._socket,) if self._socket is not None else self._sockets:
-                if not path.exists():
-                    continue
-                try:
-                    _probe(path)  # the SDK would leave its socket to the garbage collector
-                    # the engine's newest version of the API: newer engines lack old ones
-                    self._client = _Client(
-                        f"unix://{path}", version="auto", timeout=COPY_SECONDS, max_pool_size=AT_ONCE
-                    )
-                except (DockerException, OSError) as error:
-                    last = error
-                else:
-                    self._socket = path
-                    return self._client
-            raise last
+        client, path = self._opened()  # an engine that hangs must not hold up whoever closes
+        with self._guard:
+            if self._socket in (None, path):
+                self._socket = path
+                if self._client is None and closed == self._closed:
+                    self._client = client
+                return client
+        client.close()
+        return self._connected(closed)
+
+    def _opened(self) -> tuple[APIClient, Path]:
+        last: Exception = FileNotFoundError("no container engine is installed")
+        for path in (self._socket,) if self._socket is not None else self._sockets:
+            if not path.exists():
+                continue
+            try:
+                _probe(path)  # the SDK would leave its socket to the garbage collector
+                # the engine's newest version of the API: newer engines lack old ones
+                client = _Client(
+                    f"unix://{path}", version="auto", timeout=COPY_SECONDS, max_pool_size=AT_ONCE
+                )
+            except (DockerException, OSError) as error:
+                last = error
+            else:
+                return client, path
+        raise last
 
     def _drop(self, client: APIClient | None) -> None:
         """Close a client, unless another one was opened meanwhile."""

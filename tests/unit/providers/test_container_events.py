@@ -306,6 +306,9 @@ def test_events_that_make_no_sense_are_survived(path: Path, engine: Reporting) -
         engine.asked.clear()
         for identity in ("../../version", "x" * 5000, ""):
             engine.report("1", Actor={"ID": identity, "Attributes": engine.labels("1")})
+        async with asyncio.timeout(10):
+            while len(set(engine.asked)) < 2:  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.01)
         await settled()
         assert {each.partition("/containers/")[2] for each in engine.asked} == {"json", "1/json"}
         engine.states["1"] = "paused"

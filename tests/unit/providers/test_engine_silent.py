@@ -16,6 +16,7 @@ import pytest
 from kvmcompose.client.remote import ANSWER_SECONDS
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.containers import connection
 from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine, failure
 from kvmcompose.providers.containers.driver import EngineContainers
 
@@ -116,3 +117,31 @@ def test_a_hundred_calls_start_few_threads(tmp_path: Path) -> None:
     with silent_engine(path) as awake:
         awake.set()
         asyncio.run(ask())
+
+
+def test_what_closes_does_not_wait_for_an_engine_that_is_being_connected_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closed = threading.Event(), threading.Event()
+    in_time = []
+
+    def probe(_path: Path) -> None:
+        begun.set()
+        in_time.append(closed.wait(10))
+
+    monkeypatch.setattr(connection, "_probe", probe)
+
+    async def close() -> None:
+        engine = Engine([tmp_path / "engine"], come_back=0)
+        call = asyncio.create_task(engine.call("ask", lambda client: client.version()))
+        await asyncio.to_thread(begun.wait, 10)
+        call.cancel()
+        await engine.close()
+        closed.set()
+        again = await engine.call("ask", lambda client: client.api_version)
+        assert again == "1.41"
+        await engine.close()
+
+    with silent_engine(tmp_path / "engine"):
+        asyncio.run(close())
+    assert in_time == [True, True]
