@@ -36,6 +36,9 @@ const MOST_CHANGES = 50;
 const SLICE_MS = 12;
 /** How often new events are applied: what follows at once is collected, as each time costs a look at all. */
 const COLLECT_MS = 100;
+/** The same after so many events at a time, when the testbed as a whole changes. */
+const COLLECT_MANY_MS = 400;
+const MANY = 100;
 /** How often events are applied while nobody sees the page, in milliseconds. */
 const HIDDEN_MS = 1000;
 
@@ -113,8 +116,8 @@ export class Testbed {
   readonly #waiting: string[] = [];
   #next = 0;
   #scheduled = false;
-  /** When events were applied last, in milliseconds. */
-  #applied = 0;
+  /** From when on events are applied again, in milliseconds. */
+  #due = 0;
   #after: number | null = null;
   readonly #stop: () => void;
 
@@ -165,7 +168,7 @@ export class Testbed {
 
   #receive(data: string): void {
     this.#waiting.push(data);
-    if (!this.#scheduled) this.#schedule(this.#applied + COLLECT_MS - performance.now());
+    if (!this.#scheduled) this.#schedule(this.#due - performance.now());
   }
 
   /** Apply events in the next frame, after so many milliseconds. */
@@ -188,9 +191,9 @@ export class Testbed {
     if (this.#next < this.#waiting.length) {
       this.#schedule();
     } else {
+      this.#due = performance.now() + (this.#next > MANY ? COLLECT_MANY_MS : COLLECT_MS);
       this.#waiting.length = 0;
       this.#next = 0;
-      this.#applied = performance.now();
     }
   }
 
