@@ -219,6 +219,14 @@ def test_a_raw_disk_is_made_as_long_as_it_is_to_be_and_no_shorter(project: Path,
     with disk.open("rb") as file:
         assert file.read(14) == b"QFI\xfb of a gues"
     assert disk.stat().st_blocks < 64, "it has holes"
+
+    async def at_a_time() -> None:
+        await asyncio.gather(*(HostDisks(LocalRunner("main")).ready_raw(empty, 1 << 20) for _ in range(8)))
+
+    empty = disk.with_name("shared.new.raw")
+    empty.touch()
+    asyncio.run(at_a_time())
+    assert empty.stat().st_size == 1 << 20
     assert set(closed.as_root) == {"sh", "stat"}
 
 

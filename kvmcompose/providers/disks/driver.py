@@ -90,15 +90,17 @@ if [ ! -s "./$3" ]; then rm -f -- "./$3"; fi
 """
 )
 #: A disk of which a guest writes every byte is never given to qemu-img, which would look for a format.
-#: Libvirt leaves it to QEMU's user, whose file it need not open to see how long it is.
+#: Libvirt leaves it to QEMU's user, whose file it need not open to see how long it is. Several guests may
+#: start with it at a time: an empty file may be another kind of file when it is opened.
 _READY_RAW = (
     _ENTER
     + _CHECK
     + """\
 [ "$(stat --format=%s -- "./$3")" -lt "$4" ] || exit 0
+exec 3<"./$3"
+if [ "$(stat -L --format="%h:%d:%i" /proc/self/fd/3)" != "${here#*:}" ]; then printf %s "$3"; exit 66; fi
+truncate -s ">$4" /proc/self/fd/3
 """
-    + _OPEN
-    + 'truncate -s ">$4" /proc/self/fd/3'
 )
 #: Gives the staged file ($4) the mode and owner of the file, and replaces it. Only root can change the owner;
 #: for anyone else the file is their own already.
