@@ -274,19 +274,19 @@ class Engine:
             except _MALFORMED as error:
                 log.debug("an answer of an engine", exc_info=error)
                 why = str(error) if isinstance(error, _UnreadableError) else "its answer cannot be read"
-                raise failure(
-                    doing, f"the container engine{self._at} does not speak the API: {why}"
-                ) from error
             except (requests.ConnectionError, DockerException, OSError) as error:
                 self._drop(client)
                 if self._socket is None or time.monotonic() > deadline:
                     raise self._unreachable(doing, error) from error
                 time.sleep(_PAUSE_SECONDS)
+                continue
             except requests.RequestException as error:
                 raise failure(doing, str(error)) from error
             finally:
                 if client is not None and client is not self._client:
                     client.close()  # since that was done, it has opened a connection again
+            # not from the error: that has the answer, and a server collects garbage when it rests
+            raise failure(doing, f"the container engine{self._at} does not speak the API: {why}")
 
     def _connected(self, closed: int) -> APIClient:
         """Return the client, or one for this call alone if connections were closed since it began.
