@@ -20,7 +20,7 @@ _EVENTS = {
     "ResourceEvent": deployment_event.ResourceChanged,
 }
 #: What the page ignores.
-_LEFT_OUT = {"ProblemDetails": {"type"}}
+_LEFT_OUT = {"ProblemDetails": {"type"}, "TestbedStatus": {"differences"}}
 
 
 def _interfaces() -> dict[str, dict[str, bool]]:
@@ -34,7 +34,8 @@ def _interfaces() -> dict[str, dict[str, bool]]:
     [
         "Deployment", "Action", "Fault", "Step", "LogLine", "GuestStatus", "TestbedStatus", "ProblemDetails",
         "PictureInterface", "PictureNode", "PictureEdge", "PictureStack", "TestbedPicture",
-        "SnapshotStatus", "GuestTerminals", "ConsoleOpened", "Explanation", "RecipeChange", *_EVENTS,
+        "SnapshotStatus", "StatusDifference", "GuestTerminals", "ConsoleOpened", "Explanation", "RecipeChange",
+        *_EVENTS,
     ],
 )  # fmt: skip
 def test_fields(name: str) -> None:
