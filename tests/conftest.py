@@ -164,9 +164,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Real tests come first, the longest files before the others: what is short fills in at the end."""
+    if not _LONG:
+        left_out = [item for item in items if item.get_closest_marker("long_only")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long_only")]
     for item in items:
+        if item.get_closest_marker("long_only"):
+            item.add_marker(pytest.mark.long)
         if getattr(getattr(item, "function", None), "is_hypothesis_test", False):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("real"):
@@ -254,7 +260,6 @@ _LONGEST = (
     "tests/real/test_containers_up.py",
     "tests/real/test_containers_engines.py",
     "tests/real/test_micro.py",
-    "tests/real/test_changed_scripts_real.py",
     "tests/real/test_converge.py",
     "tests/real/test_remote_host.py",
     "tests/hostile/test_members.py",

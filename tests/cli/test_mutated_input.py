@@ -31,7 +31,7 @@ ODD: tuple[Any, ...] = (
 
 _LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
 #: How many of them are tried in a place that takes a file, and in any other.
-ODD_PER_FILE, ODD_PER_PLACE = (len(ODD), 16) if _LONG else (16, 1)
+ODD_PER_FILE, ODD_PER_PLACE = (len(ODD), 16) if _LONG else (6, 1)
 
 JUNK = (
     b"\t", b"\r", b"\xff", b"\0", b": ", b"- ", b"[", b"}", b"&a ", b"*a", b"<<: *a\n", b"---\n", b"...\n",

@@ -43,9 +43,6 @@ from visitor import ARGUMENTS, CHROMIUM, Visitor
 
 import kvmcompose
 
-# measures times, half a minute long: for `make test-long`
-collect_ignore = [] if os.environ.get("KVM_COMPOSE_TEST_LONG") else ["test_large_topology.py"]
-
 _PICTURES = Path(__file__).parent / "pictures"
 
 

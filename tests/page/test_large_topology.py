@@ -48,7 +48,7 @@ def _pause_all(lab: FakeLab) -> None:
             domain.paused = "I/O error"
 
 
-@pytest.mark.long
+@pytest.mark.long_only  # half a minute, and measures times
 @pytest.mark.parametrize("project", [(GUESTS, 3)], indirect=True)
 def test_no_task_is_long_with_five_hundred_guests(lab: FakeLab, visit: Visitor) -> None:
     lab.up()

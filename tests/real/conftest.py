@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -20,21 +19,6 @@ from hosts.testbed import make_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-#: Tests of many minutes each, for `make test-long` alone.
-collect_ignore = (
-    []
-    if os.environ.get("KVM_COMPOSE_TEST_LONG")
-    else [
-        "test_container_example.py",
-        "test_containers_hosts.py",
-        "test_guest_agent_real.py",
-        "test_firmware_elsewhere.py",
-        "test_members_moves.py",
-        "test_ovn_elements.py",
-        "test_ovn_examples.py",
-    ]
-)
 
 
 @pytest.fixture(scope="session")

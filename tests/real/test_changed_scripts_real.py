@@ -11,7 +11,7 @@ from kvm import Project
 if TYPE_CHECKING:
     from hosts import TestHost
 
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
+pytestmark = [pytest.mark.real, pytest.mark.long_only, pytest.mark.usefixtures("micro_image")]
 
 YAML = """\
 machines:

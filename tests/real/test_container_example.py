@@ -19,7 +19,7 @@ from hosts.nginx_image import nginx_image
 if TYPE_CHECKING:
     from hosts import TestHost
 
-pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
+pytestmark = [pytest.mark.real, pytest.mark.long_only, pytest.mark.usefixtures("micro_image")]
 
 YAML = """\
 machines:

@@ -18,7 +18,7 @@ from test_several_hosts import NAMES, config
 from hosts import TestHost, TestHosts, engines
 from hosts.tiny_image import tiny_image
 
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long_only]
 
 COMMANDS = {
     "docker": ("docker",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from kvm import Project
 if TYPE_CHECKING:
     from hosts import TestHost
 
-_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("micro_image")]
 
 YAML = """\
@@ -170,55 +168,54 @@ def test_a_disk_is_plugged_in_and_grows_with_its_data(running: Running) -> None:
     project.edit("size_gigabytes: 1", "size_gigabytes: 2")
 
 
-if _LONG:
+@pytest.mark.long_only
+def test_snapshots_include_a_further_disk(running: Running) -> None:
+    """It takes half a minute: the memory of the guest is in them."""
+    project, device = running.project, running.device("data")
+    project.run("snapshot", "create", "first")
+    running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
+    assert running.sum(device) == EMPTY
+    project.run("snapshot", "restore", "first")
+    assert running.sum(running.device("data")) == running.written
 
-    @pytest.mark.long
-    def test_snapshots_include_a_further_disk(running: Running) -> None:
-        """It takes half a minute: the memory of the guest is in them."""
-        project, device = running.project, running.device("data")
-        project.run("snapshot", "create", "first")
-        running.root(f"dd if=/dev/zero of=/dev/{device} bs=1M count=4 2>/dev/null && sync")
-        assert running.sum(device) == EMPTY
-        project.run("snapshot", "restore", "first")
-        assert running.sum(running.device("data")) == running.written
 
-    @pytest.mark.long
-    def test_a_snapshot_has_disks_that_the_guest_has_no_longer(running: Running) -> None:
-        """libvirt 9.0 crashes when one of them is deleted. It takes half a minute."""
-        project, disk = running.project, running.project.folder / "artefacts/db.data.qcow2"
+@pytest.mark.long_only
+def test_a_snapshot_has_disks_that_the_guest_has_no_longer(running: Running) -> None:
+    """libvirt 9.0 crashes when one of them is deleted. It takes half a minute."""
+    project, disk = running.project, running.project.folder / "artefacts/db.data.qcow2"
 
-        def entries() -> list[str]:
-            table = subprocess.run(
-                ["qemu-img", "snapshot", "-U", "-l", str(disk)],  # noqa: S607
-                check=True, capture_output=True, text=True,
-            )  # fmt: skip
-            return [line.split()[1] for line in table.stdout.splitlines()[2:]]
+    def entries() -> list[str]:
+        table = subprocess.run(
+            ["qemu-img", "snapshot", "-U", "-l", str(disk)],  # noqa: S607
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return [line.split()[1] for line in table.stdout.splitlines()[2:]]
 
-        project.edit(CD, f"{CD}{DATA.replace('data', 'more')}")
-        running.up()
-        project.run("snapshot", "create", "second")
-        project.edit(DATA.replace("1", "2"), "")
-        running.up()
-        said = project.run("snapshot", "restore", "second").stderr
-        assert "db.data.qcow2 is as it was, and in the guest until kvm-compose up takes it out" in said
-        assert running.sum(running.device("data")) == running.written
-        running.up()
-        assert not running.device("data")
-        said = project.run("snapshot", "restore", "first").stderr
-        assert "db.more.qcow2 is not in the snapshot and keeps its data" in said
-        running.up()
-        assert running.device("more")
-        assert entries() == ["first", "second"]
-        project.run("snapshot", "delete", "second")
-        assert entries() == ["first"]
-        # with another target
-        project.run("down")
-        project.run("up")
-        project.run("snapshot", "delete", "first")
-        assert entries() == []
-        assert project.json("snapshot", "list") == []
-        project.edit(f"{CD}{DATA.replace('data', 'more')}", f"{DATA.replace('1', '2')}{CD}")
-        running.up()
+    project.edit(CD, f"{CD}{DATA.replace('data', 'more')}")
+    running.up()
+    project.run("snapshot", "create", "second")
+    project.edit(DATA.replace("1", "2"), "")
+    running.up()
+    said = project.run("snapshot", "restore", "second").stderr
+    assert "db.data.qcow2 is as it was, and in the guest until kvm-compose up takes it out" in said
+    assert running.sum(running.device("data")) == running.written
+    running.up()
+    assert not running.device("data")
+    said = project.run("snapshot", "restore", "first").stderr
+    assert "db.more.qcow2 is not in the snapshot and keeps its data" in said
+    running.up()
+    assert running.device("more")
+    assert entries() == ["first", "second"]
+    project.run("snapshot", "delete", "second")
+    assert entries() == ["first"]
+    # with another target
+    project.run("down")
+    project.run("up")
+    project.run("snapshot", "delete", "first")
+    assert entries() == []
+    assert project.json("snapshot", "list") == []
+    project.edit(f"{CD}{DATA.replace('data', 'more')}", f"{DATA.replace('1', '2')}{CD}")
+    running.up()
 
 
 def test_a_disk_keeps_its_data_and_is_unplugged(running: Running) -> None:
@@ -257,24 +254,20 @@ def test_the_medium_of_a_cd_rom_is_changed(running: Running) -> None:
     assert running.medium() == "one.iso"
 
 
-if _LONG:
-
-    @pytest.mark.long
-    def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
-        """The first on scsi brings its controller."""
-        one, other = (
-            f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb")
-        )
-        more = f"{CD}{one}{other}"
-        running.project.edit(CD, more)
-        said = running.up()
-        assert "disk s is attached" in said
-        assert "disk u is attached" in said
-        running.project.edit(more, CD)
-        running.up()
-        disks = running.host.virsh("domblklist", "disks-db").stdout
-        assert "db.s.qcow2" not in disks
-        assert "db.u.qcow2" not in disks
+@pytest.mark.long_only
+def test_disks_on_scsi_and_usb_come_and_go(running: Running) -> None:
+    """The first on scsi brings its controller."""
+    one, other = (f"        - {{name: {bus[0]}, size_gigabytes: 1, bus: {bus}}}\n" for bus in ("scsi", "usb"))
+    more = f"{CD}{one}{other}"
+    running.project.edit(CD, more)
+    said = running.up()
+    assert "disk s is attached" in said
+    assert "disk u is attached" in said
+    running.project.edit(more, CD)
+    running.up()
+    disks = running.host.virsh("domblklist", "disks-db").stdout
+    assert "db.s.qcow2" not in disks
+    assert "db.u.qcow2" not in disks
 
 
 def test_a_qcow2_disk_of_a_guest_that_was_shut_off_is_sound(running: Running) -> None:

@@ -204,6 +204,7 @@ def test_processors_come_while_it_runs_and_go_when_it_restarts(lab: Lab) -> None
     assert lab.host.virsh("vcpucount", "drift-web", "--live", "--current").stdout.strip() == "1"
 
 
+@pytest.mark.long_only
 def test_a_guest_restored_from_before_another_seed_is_entered(lab: Lab) -> None:
     key = ("sh", "-c", "cat /etc/dropbear/*_host_key | sha256sum")
     before = lab.project.inside("web", "sudo", *key)

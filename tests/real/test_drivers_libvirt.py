@@ -180,6 +180,7 @@ async def names_are_no_ids(folder: str) -> None:
         assert await up.run("one", "cat", "/disk") == (0, ["other"])
 
 
+@pytest.mark.long_only
 def test_a_snapshot_that_is_named_like_the_id_of_another(real_host: TestHost, project: Path) -> None:
     driven.inside(real_host, names_are_no_ids, folder=project)
 

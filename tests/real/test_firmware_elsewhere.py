@@ -15,7 +15,7 @@ from test_several_hosts import config
 from hosts import TestHost, TestHosts
 from hosts.arm_disk import ARM_READY, arm_image
 
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long_only]
 
 PIN = "{br0: one, br1: %s}"
 YAML = f"""\

@@ -41,6 +41,7 @@ def states_of_tpms(host: TestHost) -> list[str]:
     return host.run(["find", TPMS, "-name", "*.permall"], check=False).stdout.split()
 
 
+@pytest.mark.long_only
 def test_the_variables_and_the_tpm_outlive_down(project: Project) -> None:
     host, nvram = project.host, project.folder / "artefacts" / "efi-uefi-nvram.fd"
     project.run("generate")

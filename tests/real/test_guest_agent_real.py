@@ -12,7 +12,7 @@ from kvm import Project
 from hosts import TestHost
 
 # of a minute and a half, on a machine that does nothing else
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long_only]
 
 MICRO = "path: micro.qcow2"
 YAML = f"""\

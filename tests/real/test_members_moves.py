@@ -25,7 +25,7 @@ from hosts.testbed import make_key
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.long,
+    pytest.mark.long_only,
     pytest.mark.skipif(os.geteuid() != 0, reason="other users' rights are taken by root alone"),
 ]
 

@@ -22,7 +22,7 @@ from test_ovn_drivers import kill, restart
 
 from hosts import TestHosts
 
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long_only]
 
 #: A switch with its port of the router and an interface of the second host.
 SWITCH = (

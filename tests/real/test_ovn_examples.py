@@ -13,7 +13,7 @@ from test_several_hosts import NAMES
 from hosts import TestHosts
 from hosts.nginx_image import nginx_image
 
-pytestmark = [pytest.mark.real, pytest.mark.long]
+pytestmark = [pytest.mark.real, pytest.mark.long_only]
 
 FILES = Path(__file__).parents[1] / "testbedos"
 OUTSIDE = "172.16.1.1"

@@ -259,7 +259,7 @@ def test_clones_of_one_golden_image(real_host: TestHost, new: New) -> None:
 GUESTS = 30 if _LONG else 6
 
 
-@pytest.mark.long
+@pytest.mark.long_only
 def test_many_guests_on_three_bridges(new: New) -> None:
     """On two cores: a storm of boots must not make guests late."""
     guests = "".join(

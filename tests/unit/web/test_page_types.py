@@ -34,8 +34,8 @@ def _interfaces() -> dict[str, dict[str, bool]]:
     [
         "Deployment", "Action", "Fault", "Step", "LogLine", "GuestStatus", "TestbedStatus", "ProblemDetails",
         "PictureInterface", "PictureNode", "PictureEdge", "PictureStack", "TestbedPicture",
-        "SnapshotStatus", "StatusDifference", "GuestTerminals", "ConsoleOpened", "Explanation", "RecipeChange",
-        *_EVENTS,
+        "SnapshotStatus", "StatusDifference", "GuestTerminals", "ConsoleOpened", "Explanation",
+        "RecipeChange", *_EVENTS,
     ],
 )  # fmt: skip
 def test_fields(name: str) -> None:
