@@ -237,8 +237,6 @@ class Project:
         wanted = set(self._named(names))
         for path in sorted(wanted):
             wanted.update(self.artefacts[path].after)
-        if any(self.artefacts[path].guest is not None for path in wanted):
-            wanted.update(filter(is_shared_disk, self.artefacts))
         return [artefact for artefact in everything if artefact.path in wanted or artefact.task == "state"]
 
     def _named(self, names: Sequence[str]) -> list[str]:

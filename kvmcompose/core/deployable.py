@@ -110,11 +110,10 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
 
     ``up`` waits for what ``ready`` says; where that is None, until a guest with ``cloud_init`` is set up.
     Only a guest with ``cloud_init`` can run scripts. ``shared_disks`` are those of its disks that other
-    guests have as well, by path: raw, and empty files until a guest with them starts.
-    ``nvram`` is that of its disks in which its UEFI keeps
-    its variables, None with a BIOS; libvirt fills it.
-    ``secure_boot``: that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it.
-    ``arch`` is its architecture, in libvirt's words. ``most_memory_mb`` is the most that it can have (MiB).
+    guests have as well, by path: raw, and empty files until a guest with them starts. ``nvram`` is that of
+    its disks in which its UEFI keeps its variables, None with a BIOS; libvirt fills it. ``secure_boot``:
+    that UEFI starts only what is signed. ``tpm``: libvirt keeps the state of a TPM for it. ``arch`` is its
+    architecture, in libvirt's words. ``most_memory_mb`` is the most that it can have (MiB).
     """
 
     runtime: str = "libvirt"

@@ -116,7 +116,7 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         yield artefact
     cdrom = cdrom_bus(definition.arch or USUAL_ARCH)
     boot_disk = (definition.boot_disk or BootDiskKeys()).device(has_media=media is not None)
-    yield domain_xml(
+    xml = domain_xml(
         guest,
         shared,
         cpus=definition.cpus,
@@ -142,6 +142,8 @@ def with_disk(guest: GuestState, shared: Shared, disk: str | None) -> Iterator[A
         tpm=definition.tpm,
         filesystems=filesystems(definition.shares, shared.host_config.project_folder),
     )
+    # they belong to no guest: whoever builds one guest needs them, too
+    yield msgspec.structs.replace(xml, after=tuple(shared_disks(guest, definition.disks)))
 
 
 def is_windows(definition: DomainSection) -> bool:

@@ -15,7 +15,6 @@ from kvmcompose.core.deployment import GuestStatus, Phase, StatusDifference, Tes
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.instance import Instance
 from kvmcompose.core.model import Host
-from kvmcompose.core.northbound import Row
 from kvmcompose.core.resource import Change, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.reconcile.wording import because, causes, difference_text, is_drift, is_outdated, left_text
@@ -26,10 +25,6 @@ from kvmcompose.server.orchestrator.resources import healthy, providers
 from kvmcompose.server.orchestrator.resources._view import View
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.testbed import KNOWN_HOSTS, LoadedGuest, LoadedTestbed
-
-#: Kinds of resources that are bridges, switches or routers of a testbed, and the tables of those of OVN.
-_SEGMENTS = frozenset({"ovs-bridge", "ovn-row"})
-_SEGMENT_TABLES = frozenset({"Logical_Switch", "Logical_Router"})
 
 
 class Meter:
@@ -100,19 +95,12 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
 
 def _difference(change: Change, project: str, *, is_going: bool) -> StatusDifference:
     """Return how something differs, with what it is of."""
-    segment = None
-    if change.ref.kind in _SEGMENTS:
-        spec = next((each.spec for each in (change.wanted, change.found) if each is not None), None)
-        if not isinstance(spec, Row):
-            segment = change.ref.name.removeprefix(f"{project}-")
-        elif spec.ref.table in _SEGMENT_TABLES:
-            segment = spec.ref.name.removeprefix(f"{project}-")
     return StatusDifference(
         text=left_text(change) if is_going else difference_text(change),
         kind=change.ref.kind,
         host=change.ref.host or None,
         guest=change.guest,
-        segment=segment,
+        segment=providers()[change.ref.kind].segment_of(project, change),
         drift=is_drift(change),
     )
 

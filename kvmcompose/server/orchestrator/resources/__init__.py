@@ -31,6 +31,8 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``bytes_to_send(testbed, change)`` what a change sends to its host, beside files; reads files; optional
 ``boots(change)``                 whether a guest starts for a change; optional
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
+``segment_of(project, change)``   the bridge, switch or router that a change is of, as the testbed names it;
+                                  optional, pure
 
 ``view`` (``View``) looks at hosts, ``work`` (``Work``) changes them. What makes a plan is given the first
 alone. Modules whose names start with ``_`` are shared between kinds.
@@ -119,6 +121,9 @@ class Provider(Protocol):
     def noticed_by(self, testbed: LoadedTestbed, change: Change) -> Iterable[str]:
         """Return the guests that may lose packets by a change."""
 
+    def segment_of(self, project: str, change: Change) -> str | None:
+        """Return the name in the testbed of the bridge, switch or router that a change is of."""
+
 
 @cache
 def providers() -> Mapping[str, Provider]:
@@ -161,6 +166,7 @@ def _module(name: str) -> Provider:
         "bytes_to_send": _sends_nothing,
         "boots": _boots_nothing,
         "noticed_by": _nobody,
+        "segment_of": _no_segment,
     }
     return cast("Provider", with_defaults(module, defaults))
 
@@ -201,3 +207,7 @@ def _boots_nothing(_change: Change) -> bool:
 def _nobody(_testbed: LoadedTestbed, _change: Change) -> tuple[str, ...]:
     """Return nothing: the default."""
     return ()
+
+
+def _no_segment(_project: str, _change: Change) -> None:
+    """Return nothing: the default."""

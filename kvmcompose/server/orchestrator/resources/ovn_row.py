@@ -36,6 +36,7 @@ AT_ONCE = True
 _SECONDS, _ROWS = 30.0, 200
 #: The column of each table that has the name of a chassis, which the YAML calls by its host.
 _CHASSIS = {"Gateway_Chassis": "chassis_name"}
+_SEGMENTS = ("Logical_Switch", "Logical_Router")
 
 
 async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
@@ -95,6 +96,12 @@ def _text(value: Value | None) -> str | None:
     if isinstance(value, tuple):
         return first_few([str(each) for each in value])
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def segment_of(project: str, change: Change) -> str | None:
+    """Return the name of a switch or router; other rows are of one of them, or of none."""
+    row = next(each.spec for each in (change.wanted, change.found) if each is not None)
+    return row.ref.name.removeprefix(f"{project}-") if row.ref.table in _SEGMENTS else None
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:

@@ -134,6 +134,11 @@ def noticed_by(testbed: LoadedTestbed, change: Change) -> Iterable[str]:
     return guests_on(testbed, change.ref.host, names)
 
 
+def segment_of(project: str, change: Change) -> str | None:
+    """Return the name of a bridge; ports are of two of them."""
+    return change.ref.name.removeprefix(f"{project}-") if change.ref.kind == _BRIDGE else None
+
+
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:  # noqa: ARG001
     """Return where Open vSwitch does not answer, and names that others use."""
     return await work.on_hosts(lambda host: _check(work, host))
