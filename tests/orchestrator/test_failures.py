@@ -183,8 +183,8 @@ def test_a_server_killed_at_any_call_goes_on_either_way(lab: Lab, command: Up | 
             lab.assert_clean()
 
 
-def _kill_at(lab: Lab, command: Up | Down, at: int, *, may_end: bool = False) -> None:
-    """In a process of its own, which ends there as if killed; it ``may_end`` before."""
+def _kill_at(lab: Lab, command: Up | Down, at: int, *, may_end: bool = False) -> bool:
+    """In a process of its own, which ends as if killed at a call; it ``may_end`` before: return False."""
     lab.store.close()
     child = os.fork()
     if child == 0:
@@ -197,6 +197,7 @@ def _kill_at(lab: Lab, command: Up | Down, at: int, *, may_end: bool = False) ->
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, *((0,) if may_end else ()))
     lab.restart()
+    return os.WIFSIGNALED(status)
 
 
 def _die_at(lab: Lab, command: Up | Down, at: int) -> None:

@@ -116,6 +116,16 @@ def test_disks_grow_while_the_guest_runs(up: Lab) -> None:
     assert up.status().differences == ()
 
 
+def test_a_guest_restarts_for_the_growth_of_a_disk_that_it_only_reads(up: Lab) -> None:
+    """QEMU does not resize it."""
+    with_disks(up, "{name: data, size_gigabytes: 1}, {name: tools, size_gigabytes: 1, readonly: true}")
+    up.must(Up())
+    with_disks(up, "{name: data, size_gigabytes: 2}, {name: tools, size_gigabytes: 3, readonly: true}")
+    assert "guest db: size_gigabytes of disk tools: 1 -> 3" in up.status().differences
+    assert plugged(up) == ["destroy_domain:lab-db", "start_domain:lab-db"]
+    assert up.status().differences == ()
+
+
 def test_a_medium_is_changed_while_the_guest_runs(up: Lab) -> None:
     for name in ("one", "two"):
         (up.folder / f"{name}.iso").write_bytes(bytes(32769) + b"CD001" + name.encode().ljust(4000, b"\0"))

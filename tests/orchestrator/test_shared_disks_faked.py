@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from test_failures import _kill_at
 from test_several_hosts_faked import labs, three  # noqa: F401 (fixtures)
 
 from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
@@ -98,6 +99,28 @@ def test_a_guest_that_is_off_finds_it_grown(up: Lab) -> None:
     larger = QUORUM.replace("1", "2")
     share(up, db=larger, alone=larger)
     assert done(up) == [f"grow_disk:lab-db:{FILE}", f"ready_raw:{FILE}", "start_domain:lab-alone"]
+    assert up.world.disks[up.disk(FILE)].size == 2 * _GIB
+
+
+def test_killed_at_its_calls_the_next_up_goes_on(up: Lab) -> None:
+    larger, new = QUORUM.replace("1", "2"), QUORUM.replace("quorum", "new")
+    before = ["quorum"], ["quorum"]
+    # the calls before only look
+    for first, edit, after in (
+        (13, {"db": f"{larger}, {new}", "alone": larger}, (["quorum", "new"], ["quorum"])),
+        (14, {"db": larger, "alone": new}, (["quorum"], ["new"])),
+    ):
+        share(up, **edit)
+        seen = []
+        for at in range(first, 200, 2):
+            killed = _kill_at(up, Up(), at, may_end=True)
+            further = tuple(up.world.domains[f"lab-{name}"].hardware.further for name in edit)
+            seen.append(further)
+            if not killed:
+                break
+        assert (seen[0], seen[-1]) == (before, after)
+        assert done(up) == []
+        before = after
     assert up.world.disks[up.disk(FILE)].size == 2 * _GIB
 
 

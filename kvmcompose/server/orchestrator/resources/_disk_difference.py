@@ -65,11 +65,7 @@ def of_disks(made: DomainSpec, spec: DomainSpec, detail: DomainDetail) -> DiskCh
     ]
     edits += [Reason(ReasonCode.CHANGED, f"medium of the CD-ROM {name}") for name in media]
     grow = dict(_grown(made, spec))
-    earlier = disk_sizes(made)
-    for name, size in grow.items():
-        subject = f"{size.key} of disk {name}" if name != BOOT_DISK else size.key
-        was, now = str(earlier[name].gigabytes), str(size.gigabytes)
-        edits.append(Reason(ReasonCode.CHANGED, subject, was, now))
+    edits += _growth(made, grow)
     edits += _shrunk(made, spec)
     return DiskChange(
         edits=tuple(edits),
@@ -97,6 +93,16 @@ def restarts_of_disks(
             yield Reason(ReasonCode.REMOVED, f"disk {name}")
 
 
+def restarts_to_grow(made: DomainSpec, spec: DomainSpec) -> list[Reason]:
+    """Return the growth of disks that a guest restarts for: QEMU does not resize one that it only reads.
+
+    One that guests share grows beside QEMU, and who reads it sees that from its next start.
+    """
+    entries = _entries(made)
+    fixed = {name for name, each in entries.items() if each.get("readonly") and not each.get("shareable")}
+    return list(_growth(made, {name: size for name, size in _grown(made, spec) if name in fixed}))
+
+
 def unplugged(made: DomainSpec, spec: DomainSpec, detail: DomainDetail) -> list[str]:
     """Return the further disks that a guest has lost by other means, and gets again only when it starts."""
     return [
@@ -122,6 +128,13 @@ def _grown(made: DomainSpec, spec: DomainSpec) -> Iterator[tuple[str, DiskSize]]
         was = before.get(name)
         if was is not None and was.key == size.key and was.gigabytes < size.gigabytes:
             yield name, size
+
+
+def _growth(made: DomainSpec, grown: Mapping[str, DiskSize]) -> Iterator[Reason]:
+    before = disk_sizes(made)
+    for name, size in grown.items():
+        subject = f"{size.key} of disk {name}" if name != BOOT_DISK else size.key
+        yield Reason(ReasonCode.CHANGED, subject, str(before[name].gigabytes), str(size.gigabytes))
 
 
 def _shrunk(made: DomainSpec, spec: DomainSpec) -> Iterator[Reason]:

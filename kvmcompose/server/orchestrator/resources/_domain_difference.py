@@ -14,6 +14,7 @@ from kvmcompose.server.orchestrator.resources._disk_difference import (
     DiskChange,
     of_disks,
     restarts_of_disks,
+    restarts_to_grow,
     unplugged,
 )
 from kvmcompose.server.orchestrator.resources._domain_spec import ASLEEP, OFF, DomainDetail, DomainSpec
@@ -113,8 +114,9 @@ def judge(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Ju
     if lost and detail.disks:
         gone = tuple(Reason(ReasonCode.MISSING, f"its disk {disk}") for disk in lost)
         return Judgement(restart=True, reasons=gone)
+    growth = restarts_to_grow(made, spec)  # no definition has a size
     if (made.xml, made.seed, made.media) == (spec.xml, spec.seed, spec.media):
-        return Judgement()
+        return Judgement(restart=bool(growth), reasons=tuple(worded(growth)))
     others = [
         each
         for each in changes_of({**made.guest, "interfaces": None}, {**spec.guest, "interfaces": None})
@@ -127,6 +129,7 @@ def judge(made: DomainSpec | None, spec: DomainSpec, detail: DomainDetail) -> Ju
     if same_frame and not _has_fewer_cpus(made, spec):
         others = [each for each in others if not _SIZE.search(each.subject)]
     others += restarts_of_disks(made, spec, detail, same_frame=same_frame)
+    others += growth
     at_start = _of_nics(made, spec, same_frame=same_frame)
     reasons = tuple(worded([*others, *at_start.reasons]))
     if others or at_start.restart:
