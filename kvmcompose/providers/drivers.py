@@ -12,6 +12,7 @@ from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.hosts.volume_store import VolumeStore
 from kvmcompose.providers.capture.interface import Captures
+from kvmcompose.providers.console_logs.interface import ConsoleLogs
 from kvmcompose.providers.containers.interface import ContainerImages, Containers
 from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
@@ -24,6 +25,7 @@ from kvmcompose.providers.ovs.chassis import HostChassis
 from kvmcompose.providers.ovs.host_ports import HostPorts
 from kvmcompose.providers.ovs.interface import Switches
 from kvmcompose.providers.ovs.outside import Outsides
+from kvmcompose.providers.project_folder.interface import ProjectFolders
 
 
 class OvnDrivers(msgspec.Struct, frozen=True):
@@ -44,7 +46,9 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor: Hypervisor
     switches: Switches
     links: Links
+    project_folders: ProjectFolders
     disks: Disks
+    console_logs: ConsoleLogs
     captures: Captures
     chassis: HostChassis
     outsides: Outsides

@@ -17,6 +17,7 @@ from kvmcompose.hosts.fake import MAIN, SimulatedHost, Worlds
 from kvmcompose.hosts.fake_blobs import FakeBlobStore
 from kvmcompose.hosts.fake_volumes import FakeVolumeStore
 from kvmcompose.providers.capture.fake import FakeCaptures
+from kvmcompose.providers.console_logs.fake import FakeConsoleLogs
 from kvmcompose.providers.containers.fake import FakeContainers, FakeImages
 from kvmcompose.providers.disks.fake import FakeDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
@@ -28,6 +29,7 @@ from kvmcompose.providers.netns.fake_nics import FakeNics
 from kvmcompose.providers.ovn.fake import FakeNorthbound, FakeSouthbound
 from kvmcompose.providers.ovs.fake import FakeSwitches
 from kvmcompose.providers.ovs.fake_chassis import FakeHostChassis, FakeHostPorts, FakeOutsides
+from kvmcompose.providers.project_folder.fake import FakeProjectFolders
 
 
 class FakeDrivers(Worlds):
@@ -52,7 +54,9 @@ class FakeDrivers(Worlds):
             hypervisor=FakeHypervisor(fake, self.shell().inside),
             switches=FakeSwitches(fake),
             links=FakeLinks(fake),
+            project_folders=FakeProjectFolders(fake),
             disks=FakeDisks(fake),
+            console_logs=FakeConsoleLogs(fake),
             captures=FakeCaptures(fake),
             chassis=FakeHostChassis(fake, host.name),
             outsides=FakeOutsides(fake, host.name),

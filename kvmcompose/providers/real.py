@@ -21,6 +21,7 @@ from kvmcompose.hosts.remote import SshRunner
 from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 from kvmcompose.hosts.volume_store import RemoteVolumeStore, VolumeStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
+from kvmcompose.providers.console_logs.driver import HostConsoleLogs
 from kvmcompose.providers.containers.connection import Engine
 from kvmcompose.providers.containers.driver import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
@@ -41,6 +42,7 @@ from kvmcompose.providers.ovs.driver import OvsSwitches
 from kvmcompose.providers.ovs.host_ports import OvsHostPorts
 from kvmcompose.providers.ovs.mirrors import OvsMirrors
 from kvmcompose.providers.ovs.outside import OvsOutsides
+from kvmcompose.providers.project_folder.driver import HostProjectFolders
 
 #: Where libvirtd listens, or virtqemud where libvirt is split up (libvirt.org, "Daemons").
 _LIBVIRT_SOCKETS = ("/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock")
@@ -198,7 +200,9 @@ def _drive(
         hypervisor=hypervisor,
         switches=OvsSwitches(runner),
         links=IpLinks(runner),
+        project_folders=HostProjectFolders(runner),
         disks=HostDisks(runner),
+        console_logs=HostConsoleLogs(runner),
         captures=TcpdumpCaptures(runner, OvsMirrors(runner)),
         chassis=OvsChassis(runner),
         outsides=OvsOutsides(runner),

@@ -27,6 +27,7 @@ from kvmcompose.effects import private
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.transfer_plan import Sent, note_sent
+from kvmcompose.providers.console_logs.driver import HostConsoleLogs
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.guest.known_hosts import KnownHosts
 from orchestrator.conftest import Lab, lab, new_lab, template
@@ -44,10 +45,19 @@ def state_of(path: Path) -> tuple[int, int, bytes]:
 
 
 @pytest.fixture(params=["own", pytest.param("sudo", marks=as_root)])
-def disks(request: pytest.FixtureRequest, place: Path) -> HostDisks:
+def machine(request: pytest.FixtureRequest) -> LocalRunner:
     """Of a server with the rights of these tests, and of a user's that may become root."""
-    machine = Sudoer(ANN) if request.param == "sudo" else LocalRunner("main")
-    return HostDisks(machine, place / "links")
+    return Sudoer(ANN) if request.param == "sudo" else LocalRunner("main")
+
+
+@pytest.fixture
+def disks(machine: LocalRunner) -> HostDisks:
+    return HostDisks(machine)
+
+
+@pytest.fixture
+def logs(machine: LocalRunner) -> HostConsoleLogs:
+    return HostConsoleLogs(machine)
 
 
 @pytest.fixture
@@ -101,13 +111,13 @@ def test_modes_of_what_a_disk_leads_to_stay(
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "hard"])
-def test_nobody_reads_through_a_console(disks: HostDisks, place: Path, target: Path, kind: str) -> None:
+def test_nobody_reads_through_a_console(logs: HostConsoleLogs, place: Path, target: Path, kind: str) -> None:
     console = link_of(place / "lab", CONSOLE, target.with_name("auth.log"), kind)
     owned(place / "lab")
     with pytest.raises(DriverError, match="is a link, or not a regular file"):
-        asyncio.run(disks.read_tail(console, 30))
+        asyncio.run(logs.read_tail(console, 30))
     with pytest.raises(DriverError, match="is a link, or not a regular file"):
-        asyncio.run(disks.read_from(console, None, 30))
+        asyncio.run(logs.read_from(console, None, 30))
 
 
 def test_nothing_is_removed_elsewhere(disks: HostDisks, place: Path, target: Path) -> None:
@@ -162,7 +172,7 @@ def test_a_disk_that_is_a_pipe_holds_nothing_up(disks: HostDisks, place: Path) -
 @as_root
 def test_what_is_roots_in_the_folder_is_still_worked_with(place: Path) -> None:
     """libvirt leaves disks and consoles to root."""
-    disks = HostDisks(Sudoer(ANN), place / "links")
+    disks, logs = HostDisks(Sudoer(ANN)), HostConsoleLogs(Sudoer(ANN))
     disk, console = place / "lab" / DISK, place / "lab" / CONSOLE
     for each in (disk, console):
         each.parent.mkdir(parents=True)
@@ -173,8 +183,8 @@ def test_what_is_roots_in_the_folder_is_still_worked_with(place: Path) -> None:
     assert stat.S_IMODE(disk.stat().st_mode) == 0o400
     asyncio.run(disks.set_frozen(disk, frozen=False))
     assert stat.S_IMODE(disk.stat().st_mode) == 0o600
-    assert asyncio.run(disks.read_tail(console, 3)) == "text\n"
-    assert asyncio.run(disks.read_from(console, 1, 3)) == (1, b"ext")
+    assert asyncio.run(logs.read_tail(console, 3)) == "text\n"
+    assert asyncio.run(logs.read_from(console, 1, 3)) == (1, b"ext")
     for each in (disk, console):
         asyncio.run(disks.remove(each))
         asyncio.run(disks.remove(each))

@@ -32,7 +32,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.project_folder.driver import HostProjectFolders
 from kvmcompose.providers.real import RealDrivers
 from kvmcompose.server.actions import Actions
 from kvmcompose.server.orchestrator import Orchestrator
@@ -82,14 +82,14 @@ def test_a_project_that_one_may_not_look_into_is_not_gone(place: Path) -> None:
     links = place / "links"
     home = folder_of(ANN, place / "ann", 0o700)
     anns, eves = folder_of(ANN, home / "lab"), folder_of(EVE, place / "eves")
-    asyncio.run(HostDisks(Sudoer(ANN), links).link_project("lab", anns))
+    asyncio.run(HostProjectFolders(Sudoer(ANN), links).link("lab", anns))
     with pytest.raises(DriverError, match="another project on main is named lab"):
-        asyncio.run(HostDisks(Sudoer(EVE), links).link_project("lab", eves))
-    asyncio.run(HostDisks(Sudoer(EVE), links).unlink_project("lab", eves))
+        asyncio.run(HostProjectFolders(Sudoer(EVE), links).link("lab", eves))
+    asyncio.run(HostProjectFolders(Sudoer(EVE), links).unlink("lab", eves))
     assert (links / "lab").readlink() == anns
     # and one that was moved is gone
     moved = anns.rename(home / "moved")
-    asyncio.run(HostDisks(Sudoer(ANN), links).link_project("lab", moved))
+    asyncio.run(HostProjectFolders(Sudoer(ANN), links).link("lab", moved))
     assert (links / "lab").readlink() == moved
 
 
@@ -101,7 +101,7 @@ def test_consoles_are_not_written_through_links(place: Path, name: str) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(target)
     with pytest.raises(DriverError, match="is a link"):
-        asyncio.run(HostDisks(LocalRunner("main"), place / "links").link_project("lab", project))
+        asyncio.run(HostProjectFolders(LocalRunner("main"), place / "links").link("lab", project))
     assert list(target.iterdir()) == []
 
 

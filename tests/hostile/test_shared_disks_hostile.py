@@ -106,7 +106,7 @@ def test_no_image_is_on_top_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_grows_and_is_read_as_what_it_is(bench: Bench, tmp_path: Path) -> None:
-    disk, disks = bench.path(FILE), HostDisks(LocalRunner("main"), tmp_path)
+    disk, disks = bench.path(FILE), HostDisks(LocalRunner("main"))
     asyncio.run(disks.ready_raw(disk, 2 << 30))
     asyncio.run(disks.ready_raw(disk, 1 << 30))
     assert asyncio.run(disks.length(disk)) == 2 << 30, "it never shrinks"

@@ -16,7 +16,9 @@ import pytest
 from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.console_logs.driver import HostConsoleLogs
 from kvmcompose.providers.disks.driver import HostDisks
+from kvmcompose.providers.project_folder.driver import HostProjectFolders
 
 
 class Ordinary(LocalRunner):
@@ -45,8 +47,18 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def disks(tmp_path: Path) -> HostDisks:
-    return HostDisks(LocalRunner("main"), tmp_path / "projects")
+def disks() -> HostDisks:
+    return HostDisks(LocalRunner("main"))
+
+
+@pytest.fixture
+def logs() -> HostConsoleLogs:
+    return HostConsoleLogs(LocalRunner("main"))
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> HostProjectFolders:
+    return HostProjectFolders(LocalRunner("main"), tmp_path / "projects")
 
 
 def done(call: Awaitable[Any]) -> Any:
@@ -83,34 +95,34 @@ def test_a_file_is_removed_once(disks: HostDisks, project: Path) -> None:
     done(disks.remove(project / "artefacts/nowhere/web.img"))
 
 
-def test_the_last_lines_of_a_console_are_read(disks: HostDisks, project: Path) -> None:
+def test_the_last_lines_of_a_console_are_read(logs: HostConsoleLogs, project: Path) -> None:
     log = project / ".kvm-compose/consoles/web.log"
-    assert done(disks.read_tail(log, 3)) == ""
+    assert done(logs.read_tail(log, 3)) == ""
     log.write_bytes(b"".join(b"line %d\n" % number for number in range(50_000)) + b"\xff no end")
-    assert done(disks.read_tail(log, 3)) == "line 49998\nline 49999\n\ufffd no end"
-    assert done(disks.read_tail(log, 0)) == ""
-    assert len(done(disks.read_tail(log, 10**6))) < 1 << 19
+    assert done(logs.read_tail(log, 3)) == "line 49998\nline 49999\n\ufffd no end"
+    assert done(logs.read_tail(log, 0)) == ""
+    assert len(done(logs.read_tail(log, 10**6))) < 1 << 19
 
 
-def test_a_console_is_read_in_parts(disks: HostDisks, project: Path) -> None:
+def test_a_console_is_read_in_parts(logs: HostConsoleLogs, project: Path) -> None:
     log = project / ".kvm-compose/consoles/web.log"
-    assert done(disks.read_from(log, None, 10)) == (0, b"")
+    assert done(logs.read_from(log, None, 10)) == (0, b"")
     log.write_bytes(data := bytes(range(256)))
-    assert done(disks.read_from(log, None, 10)) == (246, data[246:])
-    assert done(disks.read_from(log, None, 1000)) == (0, data)
-    assert done(disks.read_from(log, 0, 10)) == (0, data[:10])
-    assert done(disks.read_from(log, 250, 10)) == (250, data[250:])
-    assert done(disks.read_from(log, 256, 10)) == (256, b"")
-    assert done(disks.read_from(log, 257, 10)) == (0, data[:10])  # the guest was started again
+    assert done(logs.read_from(log, None, 10)) == (246, data[246:])
+    assert done(logs.read_from(log, None, 1000)) == (0, data)
+    assert done(logs.read_from(log, 0, 10)) == (0, data[:10])
+    assert done(logs.read_from(log, 250, 10)) == (250, data[250:])
+    assert done(logs.read_from(log, 256, 10)) == (256, b"")
+    assert done(logs.read_from(log, 257, 10)) == (0, data[:10])  # the guest was started again
 
 
 @pytest.mark.parametrize("started_again", [False, True])
-def test_a_console_is_waited_for(disks: HostDisks, project: Path, started_again: bool) -> None:
+def test_a_console_is_waited_for(logs: HostConsoleLogs, project: Path, started_again: bool) -> None:
     log = project / ".kvm-compose/consoles/web.log"
     log.write_bytes(b"before")
 
     async def scenario() -> tuple[int, bytes]:
-        reading = asyncio.create_task(disks.read_from(log, 6, 100, wait=30))
+        reading = asyncio.create_task(logs.read_from(log, 6, 100, wait=30))
         await asyncio.sleep(0.5)
         assert not reading.done()
         with log.open("wb" if started_again else "ab") as file:
@@ -119,13 +131,13 @@ def test_a_console_is_waited_for(disks: HostDisks, project: Path, started_again:
 
     assert done(scenario()) == ((0, b"new") if started_again else (6, b"new"))
     began = time.monotonic()
-    assert done(disks.read_from(log, log.stat().st_size, 100, wait=1)) == (log.stat().st_size, b"")
+    assert done(logs.read_from(log, log.stat().st_size, 100, wait=1)) == (log.stat().st_size, b"")
     assert 0.5 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("way", ["file", "folder", "hard"])
 def test_nothing_is_changed_or_read_through_a_link(
-    disks: HostDisks, project: Path, tmp_path: Path, way: str
+    disks: HostDisks, logs: HostConsoleLogs, project: Path, tmp_path: Path, way: str
 ) -> None:
     victim = tmp_path / "elsewhere/web.img"
     victim.parent.mkdir()
@@ -139,7 +151,7 @@ def test_nothing_is_changed_or_read_through_a_link(
     else:
         disk.hardlink_to(victim)
     before = victim.stat()
-    for call in (disks.set_frozen(disk, frozen=True), disks.read_tail(disk, 1)):
+    for call in (disks.set_frozen(disk, frozen=True), logs.read_tail(disk, 1)):
         with pytest.raises(DriverError, match="on main is a link, or not a regular file") as caught:
             done(call)
         named = disk.parent if way == "folder" else disk
@@ -163,19 +175,19 @@ def test_what_is_not_there_is_said_with_what_helps(disks: HostDisks, project: Pa
         done(disks.pristine(folder))
 
 
-def test_files_of_roots_are_handled_as_root_and_others_are_not(project: Path, tmp_path: Path) -> None:
+def test_files_of_roots_are_handled_as_root_and_others_are_not(project: Path) -> None:
     log, disk = project / ".kvm-compose/consoles/web.log", project / "artefacts/web.img"
     for path in (log, disk):
         path.write_bytes(bytes(4096))
     own = Ordinary()
-    disks = HostDisks(own, tmp_path / "projects")
-    done(disks.read_tail(log, 1))
+    disks, logs = HostDisks(own), HostConsoleLogs(own)
+    done(logs.read_tail(log, 1))
     done(disks.pristine(disk))
     done(disks.set_frozen(disk, frozen=True))
     assert own.as_root == []
     closed = Ordinary(project)
-    disks = HostDisks(closed, tmp_path / "projects")
-    assert done(disks.read_tail(log, 1)) == "\0" * 4096
+    disks, logs = HostDisks(closed), HostConsoleLogs(closed)
+    assert done(logs.read_tail(log, 1)) == "\0" * 4096
     assert not done(disks.pristine(disk))
     done(disks.set_frozen(disk, frozen=False))
     done(disks.remove(disk))
@@ -207,12 +219,12 @@ def test_the_file_for_variables_is_libvirts_to_make(disks: HostDisks, project: P
     assert elsewhere.read_text() == "of the host"
 
 
-def test_a_raw_disk_is_made_as_long_as_it_is_to_be_and_no_shorter(project: Path, tmp_path: Path) -> None:
+def test_a_raw_disk_is_made_as_long_as_it_is_to_be_and_no_shorter(project: Path) -> None:
     """As root, where libvirt has left it to QEMU's user."""
     disk = project / "artefacts/shared.quorum.raw"
     disk.write_bytes(b"QFI\xfb of a guest")
     closed = Ordinary(project)
-    disks = HostDisks(closed, tmp_path / "projects")
+    disks = HostDisks(closed)
     for size in (1 << 30, 1 << 20):
         done(disks.ready_raw(disk, size))
         assert done(disks.length(disk)) == 1 << 30
@@ -257,11 +269,13 @@ def test_an_overlay_is_emptied_in_place(disks: HostDisks, project: Path) -> None
         done(disks.reset_overlay(base))
 
 
-def test_a_project_is_linked_under_its_name(disks: HostDisks, project: Path, tmp_path: Path) -> None:
+def test_a_project_is_linked_under_its_name(
+    folders: HostProjectFolders, project: Path, tmp_path: Path
+) -> None:
     link = tmp_path / "projects/lab"
     shutil.rmtree(project / ".kvm-compose")
     for folder in (project, project, tmp_path / "other/../lab"):
-        done(disks.link_project("lab", folder))
+        done(folders.link("lab", folder))
         assert link.readlink() == project
     assert (project / ".kvm-compose/consoles").is_dir()
     other = tmp_path / "other"
@@ -269,26 +283,26 @@ def test_a_project_is_linked_under_its_name(disks: HostDisks, project: Path, tmp
     with pytest.raises(
         DriverError, match=f"another project on main is named lab: {link} points to {project}"
     ):
-        done(disks.link_project("lab", other))
-    done(disks.unlink_project("lab", other))
+        done(folders.link("lab", other))
+    done(folders.unlink("lab", other))
     assert link.is_symlink()  # it is another's
-    done(disks.link_project("lab", other, before=project))  # it is known to have been there before
+    done(folders.link("lab", other, before=project))  # it is known to have been there before
     assert link.readlink() == other
     other.rename(tmp_path / "moved")
-    done(disks.link_project("lab", project))  # the other one is gone
+    done(folders.link("lab", project))  # the other one is gone
     assert link.readlink() == project
     for _ in range(2):
-        done(disks.unlink_project("lab", project))
+        done(folders.unlink("lab", project))
         assert not os.path.lexists(link)
     assert list((tmp_path / "projects").iterdir()) == []
 
 
 def test_something_else_in_the_place_of_a_link_is_left_alone(
-    disks: HostDisks, project: Path, tmp_path: Path
+    folders: HostProjectFolders, project: Path, tmp_path: Path
 ) -> None:
     there = tmp_path / "projects/lab"
     there.mkdir(parents=True)
-    for call in (disks.link_project("lab", project), disks.unlink_project("lab", project)):
+    for call in (folders.link("lab", project), folders.unlink("lab", project)):
         with pytest.raises(DriverError, match=f"{there} on main is a directory, not a link to a project"):
             done(call)
     assert there.is_dir()
@@ -296,7 +310,7 @@ def test_something_else_in_the_place_of_a_link_is_left_alone(
 
 @pytest.mark.parametrize("place", [".kvm-compose", ".kvm-compose/consoles", ".kvm-compose/consoles/web.log"])
 def test_consoles_are_not_written_through_links(
-    disks: HostDisks, project: Path, tmp_path: Path, place: str
+    folders: HostProjectFolders, project: Path, tmp_path: Path, place: str
 ) -> None:
     """QEMU writes them as root."""
     (tmp_path / "elsewhere/consoles").mkdir(parents=True)
@@ -305,5 +319,5 @@ def test_consoles_are_not_written_through_links(
         shutil.rmtree(path)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DriverError, match=f"{path} on main is a link") as caught:
-        done(disks.link_project("lab", project))
+        done(folders.link("lab", project))
     assert f"rm {path}" in str(caught.value.hint)

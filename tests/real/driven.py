@@ -155,7 +155,7 @@ class Up:
 
     async def network(self) -> None:
         network_plan, plan = self.testbed.network_plan, plan_of(self.testbed)
-        await self.host.disks.link_project(self.testbed.project, self.testbed.folder)
+        await self.host.project_folders.link(self.testbed.project, self.testbed.folder)
         await self.host.hypervisor.networks.start(self.testbed.read(network_plan.network.xml))
         await self.host.links.apply(network_plan.veths, up=[], mtu=network_plan.mtu)
         await self.host.switches.change(plan)
@@ -179,7 +179,7 @@ class Up:
         await self.host.links.remove([end for pair in network_plan.veths for end in (pair.left, pair.right)])
         await self.host.switches.remove(list(await self.host.switches.observe(self.testbed.project)))
         await hypervisor.networks.remove(network_plan.network.name)
-        await self.host.disks.unlink_project(self.testbed.project, self.testbed.folder)
+        await self.host.project_folders.unlink(self.testbed.project, self.testbed.folder)
 
 
 @asynccontextmanager

@@ -20,10 +20,12 @@ from driver_errors import error_of
 from hosts import TestHost
 from kvmcompose.core.deployable import NicPort, SwitchBridge, TunnelPort, VethPair
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.providers.console_logs.driver import HostConsoleLogs
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.ovs.driver import OvsSwitches
 from kvmcompose.providers.ovs.interface import SwitchChange
+from kvmcompose.providers.project_folder.driver import HostProjectFolders
 
 pytestmark = pytest.mark.real
 
@@ -282,9 +284,10 @@ async def disks_are_kept(folder: str) -> None:
     log = project / "console.log"
     log.write_bytes(b"".join(b"line %d\n" % number for number in range(50_000)) + b"\xff no end")
     log.chmod(0o600)
-    assert await disks.read_tail(log, 3) == "line 49998\nline 49999\n\ufffd no end"
-    assert await disks.read_tail(log, 0) == ""
-    assert await disks.read_tail(project / "none.log", 3) == ""
+    logs = HostConsoleLogs(LocalRunner("main"))
+    assert await logs.read_tail(log, 3) == "line 49998\nline 49999\n\ufffd no end"
+    assert await logs.read_tail(log, 0) == ""
+    assert await logs.read_tail(project / "none.log", 3) == ""
 
 
 def test_disks_are_reset_frozen_and_removed(real_host: TestHost, tmp_path: Path) -> None:
@@ -292,30 +295,30 @@ def test_disks_are_reset_frozen_and_removed(real_host: TestHost, tmp_path: Path)
 
 
 async def projects_are_linked(folder: str) -> None:
-    disks = HostDisks(LocalRunner("main"))
+    folders = HostProjectFolders(LocalRunner("main"))
     first, second = Path(folder, "first"), Path(folder, "second")
     first.mkdir()
     second.mkdir()
     link = Path("/var/lib/kvm-compose/t-link")
     before = set(link.parent.iterdir()) if link.parent.is_dir() else set()
     for _ in range(2):
-        await disks.link_project("t-link", first)
-    await disks.link_project("t-link", first.parent / "second" / ".." / "first")
+        await folders.link("t-link", first)
+    await folders.link("t-link", first.parent / "second" / ".." / "first")
     assert link.readlink() == first.resolve()
     assert (first / ".kvm-compose" / "consoles").is_dir()
 
-    error = await error_of(disks.link_project("t-link", second))
+    error = await error_of(folders.link("t-link", second))
     assert error.message.startswith("another project on main is named t-link: ")
-    await disks.unlink_project("t-link", second)
+    await folders.unlink("t-link", second)
     assert link.is_symlink()
     first.rename(first.with_name("moved"))
-    await disks.link_project("t-link", second)
+    await folders.link("t-link", second)
     assert link.readlink() == second.resolve()
     for _ in range(2):
-        await disks.unlink_project("t-link", second)
+        await folders.unlink("t-link", second)
     assert not link.is_symlink()
     link.mkdir()
-    error = await error_of(disks.link_project("t-link", second))
+    error = await error_of(folders.link("t-link", second))
     assert error.message == f"{link} on main is a directory, not a link to a project"
     link.rmdir()
     assert set(link.parent.iterdir()) == before

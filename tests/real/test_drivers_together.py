@@ -87,7 +87,7 @@ async def guests_talk(folder: str) -> None:
             assert state.memory_mb
             assert 30 < state.memory_mb < 1000
         console = testbed.folder / ".kvm-compose/consoles/left.log"
-        assert "micro guest: ready" in await up.host.disks.read_tail(console, 20)
+        assert "micro guest: ready" in await up.host.console_logs.read_tail(console, 20)
         assert await hypervisor.domains.shut_down(f"{testbed.project}-left", 60)
         assert (await hypervisor.domains.states(testbed.project))["together-left"].state == "shut off"
     assert_as_before(before)

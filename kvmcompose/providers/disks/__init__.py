@@ -1,1 +1,1 @@
-"""Project folders and disk images on hosts."""
+"""Disk images of guests on hosts."""

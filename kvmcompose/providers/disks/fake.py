@@ -1,9 +1,7 @@
-"""Files of a simulated host."""
+"""Disk images of a simulated host."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 
 from kvmcompose.effects.threads import in_thread
@@ -12,8 +10,6 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeDisk
 from kvmcompose.images.qcow2 import ImageHeader, read_header
-
-_CONSOLE = b"(a fake console)\r\n\x1b[32mOK\x1b[0m\x1b]0;title\x07 \x9b31mready\xff\r\nlogin: "
 
 
 class FakeDisks:
@@ -24,22 +20,6 @@ class FakeDisks:
 
     def _disk(self, path: Path) -> FakeDisk:
         return self._host.world.disks.setdefault(str(path), FakeDisk())
-
-    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:  # noqa: ARG002
-        await self._host.call("link_project", project)
-        self._host.world.projects[project] = str(folder)
-        self._host.keep(("projects", project))
-
-    async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
-        await self._host.call("linked_folder", project)
-        linked = self._host.world.projects.get(project)
-        return next((folder for folder in folders if str(folder) == linked), None)
-
-    async def unlink_project(self, project: str, folder: Path) -> None:
-        await self._host.call("unlink_project", project)
-        if self._host.world.projects.get(project) == str(folder):
-            del self._host.world.projects[project]
-        self._host.keep(("projects", project))
 
     async def pristine(self, path: Path) -> bool:
         await self._host.call("pristine", path.name)
@@ -116,20 +96,3 @@ class FakeDisks:
             project, *rest = path.relative_to(HOSTED).parts
             if self._host.world.delivered.get(project, {}).pop("/".join(rest), None) is not None:
                 self._host.keep(("delivered", project, "/".join(rest)))
-
-    async def read_from(
-        self, path: Path, after: int | None, most: int, *, wait: int = 0
-    ) -> tuple[int, bytes]:
-        await self._host.call("read_from", path.name)
-        if after == len(_CONSOLE):  # it prints nothing more
-            await asyncio.sleep(wait)
-        start = after if after is not None and after <= len(_CONSOLE) else 0
-        return start, _CONSOLE[start : start + most]
-
-    async def wait_for_text(self, path: Path, text: str) -> None:
-        """Whatever is waited for, a fake guest has printed it."""
-        await self._host.call("wait_for_text", f"{path.name}:{text}")
-
-    async def read_tail(self, path: Path, lines: int) -> str:
-        await self._host.call("read_tail", path.name)
-        return "\n".join(["(a fake console)"][:lines])

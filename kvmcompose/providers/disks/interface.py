@@ -1,8 +1,7 @@
-"""Files of projects on one host."""
+"""Disk images of guests on one host."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,20 +9,7 @@ from kvmcompose.images.qcow2 import ImageHeader
 
 
 class Disks(Protocol):
-    """Files of projects on one host. Paths are absolute, as on that host."""
-
-    async def link_project(self, project: str, folder: Path, before: Path | None = None) -> None:
-        """Link ``/var/lib/kvm-compose/<project>`` to the folder, and create a folder for consoles in it.
-
-        ``before`` is an earlier folder of the same project, to which the link may still point.
-        Raises DriverError when the link points to another project's folder.
-        """
-
-    async def linked_folder(self, project: str, folders: Sequence[Path]) -> Path | None:
-        """Return which of these folders the project's link leads to; None for no link, or another folder."""
-
-    async def unlink_project(self, project: str, folder: Path) -> None:
-        """Remove that link if it points to the folder."""
+    """Disk images of guests on one host. Paths are absolute, as on that host."""
 
     async def pristine(self, path: Path) -> bool:
         """Return whether an overlay has no allocated clusters: its guest has never written to it."""
@@ -66,22 +52,3 @@ class Disks(Protocol):
 
     async def remove(self, path: Path) -> None:
         """Remove a file; no error if it is gone."""
-
-    async def read_from(
-        self, path: Path, after: int | None, most: int, *, wait: int = 0
-    ) -> tuple[int, bytes]:
-        """Return where a part of a file begins, and the part: at most so many bytes from offset ``after``.
-
-        The end of the file for None; the file from its start when it is shorter than ``after``. Where nothing
-        follows ``after`` yet, this waits until something does, at most ``wait`` seconds, less than 50. As
-        ``read_tail`` otherwise.
-        """
-
-    async def wait_for_text(self, path: Path, text: str) -> None:
-        """Return when a file, to which a console is written, has a text on a line. See ``read_from``.
-
-        It is looked for from the start of the file on. The caller limits the time.
-        """
-
-    async def read_tail(self, path: Path, lines: int) -> str:
-        """Return the last lines of a text file that may belong to root; empty when it does not exist."""

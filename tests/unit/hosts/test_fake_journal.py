@@ -59,8 +59,8 @@ async def everything(  # noqa: PLR0915 (a list)
     drivers: FakeDrivers, host: HostDrivers, source: Path
 ) -> AsyncIterator[None]:
     """Do all that changes a world, and stop after each change."""
-    switches, links, hypervisor, disks, blobs = (
-        host.switches, host.links, host.hypervisor, host.disks, host.blobs,
+    switches, links, hypervisor, folders, disks, blobs = (
+        host.switches, host.links, host.hypervisor, host.project_folders, host.disks, host.blobs,
     )  # fmt: skip
     assert blobs is not None
     shell = drivers.shell()
@@ -69,7 +69,7 @@ async def everything(  # noqa: PLR0915 (a list)
     foreign = {"br9": FakeBridge(ports={"web-tap": FakePort(mac="52:54:00:00:00:01", marked=False)})}
 
     async def changes() -> AsyncIterator[object]:
-        yield await disks.link_project("p", Path("/p"))
+        yield await folders.link("p", Path("/p"))
         yield await blobs.open("p", "home")
         yield await blobs.store("d1", source, lambda _: None)
         yield await blobs.link("p", {"a": "d1", "b": "d2"})
@@ -110,7 +110,7 @@ async def everything(  # noqa: PLR0915 (a list)
         yield await switches.remove(["br0"])
         yield await hypervisor.networks.remove("p-network")
         yield await blobs.clear("p")
-        yield await disks.unlink_project("p", Path("/p"))
+        yield await folders.unlink("p", Path("/p"))
 
     async for _ in changes():
         yield
@@ -161,15 +161,16 @@ def test_server_may_be_killed_between_the_file_and_the_journal(tmp_path: Path) -
 
 def test_change_that_was_cut_off_is_none(tmp_path: Path) -> None:
     path = tmp_path / "world.json"
-    disks = FakeDrivers(path).host(Host(name="main", ip="127.0.0.1", is_main_host=True)).disks
-    asyncio.run(disks.link_project("p", Path("/p")))
-    asyncio.run(disks.link_project("q", Path("/q")))
+    drivers = FakeDrivers(path)
+    folders = drivers.host(Host(name="main", ip="127.0.0.1", is_main_host=True)).project_folders
+    asyncio.run(folders.link("p", Path("/p")))
+    asyncio.run(folders.link("q", Path("/q")))
     changes = tmp_path / "world.json.changes"
     changes.write_bytes(changes.read_bytes()[:-3])
     again = FakeDrivers(path)
     assert again.world.projects == {"p": "/p"}
     host = again.host(Host(name="main", ip="127.0.0.1", is_main_host=True))
-    asyncio.run(host.disks.link_project("r", Path("/r")))  # and what follows is not part of it
+    asyncio.run(host.project_folders.link("r", Path("/r")))  # and what follows is not part of it
     assert FakeDrivers(path).world.projects == {"p": "/p", "r": "/r"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmcompose.providers.disks.console_text import TextSearch
+from kvmcompose.providers.console_logs.console_text import TextSearch
 
 
 def found(text: str, *pieces: bytes) -> bool:

@@ -68,12 +68,6 @@ def test_overlay_that_cannot_be_made_leaves_no_file() -> None:
     assert remove == ["rm", "-f", "--", create[-2]]
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
-def test_project_names_are_no_paths(name: str) -> None:
-    with pytest.raises(DriverError, match="invalid project name"):
-        asyncio.run(HostDisks(Recorder(("realpath", 0, b"/p\n", b""))).link_project(name, Path("/p")))
-
-
 def test_header_and_table_of_an_image() -> None:
     header = qcow2.parse_header(head())
     assert header is not None

@@ -26,7 +26,9 @@ async def observe(view: View, host: HostDrivers) -> Iterable[Found]:
     """Return the link of a host, if it leads to the project."""
     context = view.context
     folder = context.folder_on(host)
-    target = await host.disks.linked_folder(context.project, list(dict.fromkeys((folder, context.location))))
+    target = await host.project_folders.linked(
+        context.project, list(dict.fromkeys((folder, context.location)))
+    )
     if target is None:
         return ()
     state = "" if target == folder else "moved"
@@ -49,7 +51,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
             await shielded(host.blobs.open(context.project, await context.read_home()))
         # before 0.2, the main host's link led to the project folder, whoever owned it
         before = context.location if not work.running else None
-        await shielded(host.disks.link_project(context.project, context.folder_on(host), before))
+        await shielded(host.project_folders.link(context.project, context.folder_on(host), before))
 
 
 async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> None:  # noqa: ARG001
@@ -57,4 +59,4 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     context = work.context
     with work.step(STAGE, "project-folder", host=host.name):
         for folder in dict.fromkeys((context.folder_on(host), context.location)):
-            await shielded(host.disks.unlink_project(context.project, folder))
+            await shielded(host.project_folders.unlink(context.project, folder))

@@ -80,7 +80,7 @@ async def _by_console(
     path = console_log(guest.state.identity)
     try:
         async with asyncio.timeout(seconds):
-            await host.disks.wait_for_text(context.folder_on(host) / path, text)
+            await host.console_logs.wait_for_text(context.folder_on(host) / path, text)
     except TimeoutError:
         raise DriverError(
             f"{guest.name} was not ready within {seconds:.0f} s: it has not printed {text!r} on its console",

@@ -144,7 +144,7 @@ async def console(
     """Return a part of what the guest's serial console has printed."""
     host = context.host_of(guest, testbed)
     path = context.folder_on(host) / console_log(guest.state.identity)
-    start, data = await host.disks.read_from(path, after, CONSOLE_BYTES, wait=wait)
+    start, data = await host.console_logs.read_from(path, after, CONSOLE_BYTES, wait=wait)
     return ConsolePart(start=start, data=data)
 
 
@@ -153,7 +153,7 @@ async def console_end(
 ) -> tuple[str, str]:
     """Return the path of the log of the console in the project folder, and its last lines."""
     host, path = context.host_of(guest, testbed), console_log(guest.state.identity)
-    return path, await host.disks.read_tail(context.folder_on(host) / path, count)
+    return path, await host.console_logs.read_tail(context.folder_on(host) / path, count)
 
 
 async def terminals(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> GuestTerminals:

@@ -1,0 +1,1 @@
+"""The files to which serial consoles of guests are written."""

@@ -1,0 +1,1 @@
+"""The folders of projects on hosts, and the links to them."""
