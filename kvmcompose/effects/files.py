@@ -24,6 +24,8 @@ _SMALL = 1 << 20
 STAGED_PREFIX = ".kvm-compose-staged-"
 #: What stands for a hole, or a part of one, in the content of a sparse file.
 ZEROS = bytes(1 << 20)
+#: How much of a file may be holes, in bytes: a digest covers them, at about 1 GiB in a second.
+LARGEST_HOLES = 1 << 40
 #: When reading a file is reported for the first time, and how often after that, in seconds.
 _FIRST_REPORT_SECONDS = 3
 _REPORT_SECONDS = 10
@@ -156,8 +158,10 @@ def read_sparse(descriptor: int, path: Path) -> Iterator[bytes | memoryview]:
 
     Holes are not read (SEEK_DATA and SEEK_HOLE in lseek(2)): they are ``ZEROS`` and its beginnings. A chunk
     is valid until the next one. Reading that takes long is reported in the log, with ``path``. Raises
-    OSError.
+    OSError, with EFBIG for a file with more holes than ``LARGEST_HOLES``.
     """
+    if has_too_many_holes(descriptor):
+        raise too_many_holes(path)
     size, position = os.fstat(descriptor).st_size, 0
     buffer = memoryview(bytearray(len(ZEROS)))
     due = time.monotonic() + _FIRST_REPORT_SECONDS
@@ -177,6 +181,25 @@ def read_sparse(descriptor: int, path: Path) -> Iterator[bytes | memoryview]:
             if time.monotonic() > due:
                 due += _REPORT_SECONDS
                 log.warning("reading %s: %.1f of %.1f GiB", path, position / 2**30, size / 2**30)
+
+
+def has_too_many_holes(descriptor: int) -> bool:
+    """Return whether a file has more than ``LARGEST_HOLES`` of holes. Raises OSError."""
+    status = os.fstat(descriptor)
+    size, position, holes = status.st_size, 0, 0
+    if size - status.st_blocks * 512 <= LARGEST_HOLES:
+        return False
+    # blocks alone do not tell: file systems compress
+    while position < size and holes <= LARGEST_HOLES:
+        data, hole = _next_data(descriptor, position, size)
+        holes += data - position
+        position = hole
+    return holes > LARGEST_HOLES
+
+
+def too_many_holes(path: Path) -> OSError:
+    """Return the error for a file with too many holes."""
+    return OSError(errno.EFBIG, f"more than {LARGEST_HOLES >> 40} TiB of it are holes", str(path))
 
 
 def _next_data(descriptor: int, position: int, size: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ import msgspec
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects import _reader
+from kvmcompose.effects.files import LARGEST_HOLES, too_many_holes
 from kvmcompose.effects.process import Coprocess
 
 #: How long the reader may take to send the next piece, in seconds.
@@ -117,8 +118,13 @@ class OwnerFiles:
                     self._give_up()
 
     def digest(self, path: Path) -> str:
-        """Return the SHA-256 of the content, cached while the file is unchanged. Raises OSError."""
+        """Return the SHA-256 of the content, cached while the file is unchanged. Raises OSError.
+
+        A file with too many holes would keep the reader, and us, for hours.
+        """
         seen = self.see(path)
+        if seen.size - seen.allocated > LARGEST_HOLES:
+            raise too_many_holes(path)
         known = self._digests.get(str(path))
         if known is not None and known[0] == seen:
             return known[1]

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 
 from kvmcompose.core.errors import KvmComposeError
+from kvmcompose.effects.files import LARGEST_HOLES, has_too_many_holes
 from kvmcompose.effects.opening import open_regular
 from kvmcompose.images.qcow2 import QCOW2_MAGIC, ImageHeader, is_cut_off, read_header
 
@@ -126,6 +127,7 @@ def _check_whole(path: Path, shown: str) -> None:
 def _check_magic(path: Path, shown: str, *, may_be_bare: bool) -> None:
     try:
         with os.fdopen(open_regular(path), "rb") as file:
+            sparse = has_too_many_holes(file.fileno())
             head = file.read(_MARKS_END)
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SECTOR))
             tail = file.read(_SECTOR)
@@ -143,6 +145,12 @@ def _check_magic(path: Path, shown: str, *, may_be_bare: bool) -> None:
         stem = shlex.quote(str(Path(shown).with_suffix("")))
         hint = hint.format(command=command, path=shlex.quote(shown), stem=stem)
         raise KvmComposeError(f"{shown} is {what}, not a qcow2 or raw disk image", hint=hint)
+    if sparse:
+        old, new = shlex.quote(shown), shlex.quote(f"{shown}.qcow2")
+        raise KvmComposeError(
+            f"{shown} has more than {LARGEST_HOLES >> 40} TiB of holes, which a build would read for hours",
+            hint=f"convert it: qemu-img convert -O qcow2 {old} {new}",
+        )
     known = ((0, QCOW2_MAGIC), *_RAW_MARKS)
     if not may_be_bare and not any(head.startswith(mark, offset) for offset, mark in known):
         raise KvmComposeError(

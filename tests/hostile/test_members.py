@@ -135,6 +135,9 @@ def test_a_member_reads_what_a_member_may(place: Path, anns: OwnerFiles) -> None
     for _ in anns.pieces(mine):
         break  # who does not read on disturbs nobody
     assert anns.read(mine, 3) == b"aaa"
+    os.truncate(mine, 9 << 40)
+    with pytest.raises(OSError, match="more than 1 TiB of it are holes"):
+        anns.digest(mine)
 
 
 def test_who_reads_for_a_member_is_the_member(anns: OwnerFiles) -> None:

@@ -83,6 +83,12 @@ def cut_qcow2(path: Path) -> None:
     whole.unlink()
 
 
+def hollow(path: Path) -> None:
+    """A raw disk of 2 TiB with almost no data."""
+    path.write_bytes(tiny_raw())
+    os.truncate(path, 2 << 40)
+
+
 def yaml(reference: str) -> str:
     return f"machines:\n{MACHINE % (0, reference)}{NETWORK}"
 
@@ -144,6 +150,7 @@ FOREIGN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "qcow2 cut in its header": (written(tiny_qcow2()[:80]), "its header ends after 80 bytes"),
     "empty": (written(b""), "is empty"),
+    "hollow": (hollow, "more than 1 TiB of holes"),
 }
 
 
@@ -182,7 +189,7 @@ def test_every_reference_says_what_add_says(bench: Bench, kind: str) -> None:
     assert not (bench.folder / "artefacts").exists()
 
 
-@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "vpc", "xz", "gz", "bz2"])
+@pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx", "vpc", "xz", "gz", "bz2", "hollow"])
 def test_the_hint_makes_a_usable_image(bench: Bench, kind: str) -> None:
     path = bench.folder / f"other {kind}.{kind}"
     FOREIGN[kind][0](path)

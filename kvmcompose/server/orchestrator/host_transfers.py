@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from kvmcompose.core.artefact import is_shared_disk
+from kvmcompose.effects.files import digest_bytes
 from kvmcompose.effects.owner_files import OwnerFiles
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Blob, BlobStore, Inventory
@@ -30,6 +31,8 @@ from kvmcompose.server.orchestrator.stages import shielded
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
 STAGE = "distribute"
+#: The digest of a disk that guests share, as the build makes it.
+_EMPTY = digest_bytes(b"")
 #: What is in the way, and a hint.
 Reason = tuple[str, str | None]
 
@@ -337,6 +340,8 @@ class HostTransfers:
         ]
 
         def digest_of(file: NeededFile) -> str:
+            if is_shared_disk(file.path):
+                return _EMPTY  # it is sent as the build makes it: one with data here does not move
             if member is None:
                 return self._digests.of(file.source)
             made = self._folder / file.path

@@ -51,6 +51,16 @@ def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert chunks >= 98
 
 
+def test_a_file_of_almost_nothing_but_holes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OSError, match="more than 1 TiB of it are holes") as refused:
+        digest_file(sparse(tmp_path / "hollow", 2 << 40, (1 << 40, b"data")))
+    assert refused.value.filename == str(tmp_path / "hollow")
+    monkeypatch.setattr(files, "LARGEST_HOLES", 8 * MIB)
+    digest_file(sparse(tmp_path / "disk", 12 * MIB, (4 * MIB, b"x" * 4 * MIB)))
+
+
 def test_one_that_is_truncated_meanwhile_ends(tmp_path: Path) -> None:
     path = sparse(tmp_path / "disk", 4 * MIB, (0, b"x" * 4 * MIB))
     with path.open("rb+") as file:
