@@ -31,7 +31,7 @@ from kvmcompose.pipeline.ignored import ignored_keys
 from kvmcompose.pipeline.logical import Documents, InputFile, Settings, logical_testbed
 from kvmcompose.pipeline.order import dependencies
 from kvmcompose.pipeline.schemas import Schemas
-from kvmcompose.pipeline.shape import Shaped, shape_config, shape_testbed
+from kvmcompose.pipeline.shape import Shaped, config_rules, shape_config, shape_testbed, testbed_rules
 from kvmcompose.placement import place
 
 STATE_PATH = "state.json"
@@ -118,7 +118,10 @@ def understand(
     """Return the testbed before placement, and warnings. Raises InputError with all problems."""
     documents, value, config_value, network = _read(testbed, config, schemas)
     logical, warnings = logical_testbed(value, config_value, network, settings, documents, files)
-    ignored = [*ignored_keys(value, schemas.testbed(network)), *ignored_keys(config_value, schemas.config())]
+    ignored = [
+        *ignored_keys(value, testbed_rules(schemas, network).schema),
+        *ignored_keys(config_value, config_rules(schemas).schema),
+    ]
     return documents, logical, (*warnings, *documents.refuse(ignored))
 
 

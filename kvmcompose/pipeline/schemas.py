@@ -39,9 +39,12 @@ _STATE = "state.json"
 _NETWORK = "network"  # in a $ref: the fragment of the dialect in use
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Schemas:
-    """The schema files: parsed JSON by file name relative to ``schemas/``."""
+    """The schema files: parsed JSON by file name relative to ``schemas/``.
+
+    Compared by identity, for what is kept of them: ``shape`` and ``stored`` prepare the rules of each once.
+    """
 
     files: Mapping[str, Schema]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -37,35 +38,35 @@ def shape_testbed(document: Document, schemas: Schemas) -> Shaped:
     network = document.root.entries.get("network") if isinstance(document.root, Mapping) else None
     keys = network.entries if isinstance(network, Mapping) else {}
     with collector_paused():
-        schema = schemas.testbed(schemas.recognise(keys))
-        value = plain_data(document, schema)
+        rules = testbed_rules(schemas, schemas.recognise(keys))
+        value = _plain_data(document, rules.reading)
         foreign = [name for name in schemas.unsupported_dialects() if name in keys]
-        if foreign and schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
+        if foreign and rules.schema["properties"]["network"]["properties"].keys().isdisjoint(keys):
             # What the network section should contain instead is said once; the machines' problems, each.
             problems = [_unsupported(foreign[0], document, schemas)]
             rest = {**value, "network": {}}
-            problems += _testbed_problems(rest, document, schema, schemas.guest_kinds)
+            problems += _testbed_problems(rest, document, rules)
             return _shaped(value, problems)
-        return _shaped(value, _testbed_problems(value, document, schema, schemas.guest_kinds))
+        return _shaped(value, _testbed_problems(value, document, rules))
 
 
 def shape_config(document: Document, schemas: Schemas) -> Shaped:
     """Return a ``kvm-compose-config.json`` as plain data, and every problem of its shape, by location."""
-    schema = schemas.config()
-    value = plain_data(document, schema)
+    rules = config_rules(schemas)
+    schema, value = rules.schema, _plain_data(document, rules.reading)
     if (
         isinstance(value, dict)
         and not schema["properties"].keys() & value
         and {"ip", "hostname"} & value.keys()
     ):
         return _shaped(value, [_one_host(document)])
-    errors = Validation().errors(schema, value)
+    errors = rules.validation.errors(schema, value)
     return _shaped(value, (each for error in errors for each in explain(error, (), document, schema)))
 
 
-def plain_data(document: Document, schema: Schema) -> Any:
+def _plain_data(document: Document, reading: _Reading) -> Any:
     """Return the whole document as plain data, whatever its shape; an empty file is an empty mapping."""
-    return {} if document.root is None else _read(document.root, _reading(schema))
+    return {} if document.root is None else _read(document.root, reading)
 
 
 @dataclass(slots=True)
@@ -77,6 +78,52 @@ class _Reading:
     properties: dict[str, _Reading] = field(default_factory=dict)
     others: _Reading | None = None
     items: _Reading | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRules:
+    """A schema without references, and what is prepared of it once for all documents. Nobody changes it."""
+
+    schema: Schema
+    reading: _Reading
+    validation: Validation
+
+
+@dataclass(frozen=True, slots=True)
+class TestbedRules(SchemaRules):
+    """Those of a ``kvm-compose.yaml``, with the parts that are validated one by one."""
+
+    #: A machine may have one guest type only.
+    whole: Schema
+    #: Whatever the machines are.
+    frame: Schema
+    #: Whatever the sections of its guest types are.
+    machine: Schema
+    #: The sections, by the guest type.
+    guests: dict[str, Schema]
+
+
+@lru_cache(maxsize=8)
+def testbed_rules(schemas: Schemas, dialect: str) -> TestbedRules:
+    """Return the rules of a testbed with this network dialect."""
+    schema, kinds = schemas.testbed(dialect), schemas.guest_kinds
+    machine = schema["properties"]["machines"]["items"]
+    return TestbedRules(
+        schema=schema,
+        reading=_reading(schema),
+        validation=Validation(),
+        whole=_with_machines(schema, machine | _one_of(kinds)),
+        frame=_with_machines(schema, True),
+        machine=machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)},
+        guests={kind: machine["properties"][kind] for kind in kinds},
+    )
+
+
+@lru_cache(maxsize=8)
+def config_rules(schemas: Schemas) -> SchemaRules:
+    """Return the rules of a ``kvm-compose-config.json``."""
+    schema = schemas.config()
+    return SchemaRules(schema=schema, reading=_reading(schema), validation=Validation())
 
 
 def _shaped(value: Any, problems: Iterable[Problem]) -> Shaped:
@@ -160,31 +207,27 @@ _YAML = _Reading(plain=_yaml_value, empty=_nothing)
 _YAML.others = _YAML.items = _YAML
 
 
-def _testbed_problems(
-    value: Any, document: Document, schema: Schema, kinds: tuple[str, ...]
-) -> Iterator[Problem]:
+def _testbed_problems(value: Any, document: Document, rules: TestbedRules) -> Iterator[Problem]:
     """Validate each machine's section against the fragment of its guest type only."""
-    machine = schema["properties"]["machines"]["items"]
-    validation = Validation()
-    if validation.is_valid(_with_machines(schema, machine | _one_of(kinds)), value):
+    validation, schema = rules.validation, rules.schema
+    if validation.is_valid(rules.whole, value):
         return
-    for error in validation.errors(_with_machines(schema, True), value):
+    for error in validation.errors(rules.frame, value):
         yield from explain(error, (), document, schema)
-    bare_machine = machine | {"properties": machine["properties"] | dict.fromkeys(kinds, True)}
-    guests = {kind: machine["properties"][kind] for kind in kinds}
+    machine = schema["properties"]["machines"]["items"]
     machines = value.get("machines") if isinstance(value, dict) else None
     for index, entry in enumerate(machines if isinstance(machines, list) else ()):
         path: Path = ("machines", index)
-        for error in validation.errors(bare_machine, entry):
+        for error in validation.errors(rules.machine, entry):
             yield from explain(error, path, document, schema)
         if not isinstance(entry, dict):
             continue
-        present = [kind for kind in entry if kind in guests]
+        present = [kind for kind in entry if kind in rules.guests]
         for kind in present:
-            for error in validation.errors(guests[kind], entry[kind]):
+            for error in validation.errors(rules.guests[kind], entry[kind]):
                 yield from explain(error, (*path, kind), document, schema)
         if len(present) != 1:
-            yield from _kind_problem(entry, path, document, present, kinds, machine)
+            yield from _kind_problem(entry, path, document, present, tuple(rules.guests), machine)
 
 
 def _with_machines(schema: Schema, machine: Schema | bool) -> Schema:

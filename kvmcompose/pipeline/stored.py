@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +38,28 @@ NAME = "state.json"
 _SHOWN = 3
 #: An escaped control character in JSON as msgspec encodes it, except tab and line breaks.
 _ESCAPED = re.compile(r"(?<!\\)(?:\\\\)*\\(?:u00|b|f)")
+
+
+class _Rules:
+    """The schemas of a state with one network dialect, prepared once for all that are read."""
+
+    def __init__(self, schemas: Schemas, known: str) -> None:
+        self.schema = schemas.state(known)
+        self.validation = Validation()
+        self._schemas, self._known = schemas, known
+        self._guests: dict[str, Schema] = {}
+
+    def guest(self, section: str) -> Schema:
+        """Return the schema of a guest's section."""
+        found = self._guests.get(section)
+        if found is None:
+            found = self._guests[section] = self._schemas.guest_state(self._known, section)
+        return found
+
+
+@lru_cache(maxsize=8)
+def _rules(schemas: Schemas, known: str) -> _Rules:
+    return _Rules(schemas, known)
 
 
 def read_state(data: bytes, schemas: Schemas, *, whole: bool = True) -> State:
@@ -75,13 +98,13 @@ def check_document(document: Any, data: bytes, schemas: Schemas, *, whole: bool)
 
 def sound_hosts(document: Any, schemas: Schemas) -> dict[str, Host]:
     """Return the valid hosts of a state that is otherwise invalid, so that ``down`` can reach them."""
-    rules = schemas.state(schemas.dialects[0])["properties"]["testbed_hosts"]
+    rules = _rules(schemas, schemas.dialects[0])
+    hosts = rules.schema["properties"]["testbed_hosts"]
     entries = document.get("testbed_hosts") if isinstance(document, dict) else None
-    validation = Validation()
     found = {}
     for name, host in (entries if isinstance(entries, dict) else {}).items():
         with suppress(msgspec.ValidationError):  # for a libvirt URI that is not permitted
-            if not list(validation.errors(rules, {name: host})) and host["name"] == name:
+            if not list(rules.validation.errors(hosts, {name: host})) and host["name"] == name:
                 found[name] = msgspec.convert(host, Host)
     return found
 
@@ -104,8 +127,8 @@ def _format(problem: Problem | Complaint) -> str:
 
 def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> None:
     """Validate each value against the schemas. Raises KvmComposeError."""
-    validation = Validation()
-    schema = schemas.state(known)
+    rules = _rules(schemas, known)
+    schema, validation = rules.schema, rules.validation
     guests = document.get("testbed_guests")
     guests = guests if isinstance(guests, dict) else {}
     bare = {name: _bare(guest) for name, guest in guests.items()}
@@ -115,7 +138,6 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
     if any(map(_has_controls, (others, *guests, *guests.values()))):
         read_json(data, NAME)  # raises the error, with its location
     errors: list[tuple[Path, ValidationError]] = [((), error) for error in validation.errors(schema, checked)]
-    sections: dict[str, Schema] = {}
     for name, guest in guests.items():
         path: Path = ("testbed_guests", name)
         section = _section(guest)
@@ -123,10 +145,8 @@ def _check_shape(data: bytes, document: Any, schemas: Schemas, known: str) -> No
             raise _refusal([f"{show_path(path)}: unknown guest type"])
         if guest.keys() - GUEST_KEYS != {section}:
             raise _refusal([f"{show_path(path)}: it has keys that its guest type does not have"])
-        if section not in sections:
-            sections[section] = schemas.guest_state(known, section)
         errors += [
-            ((*path, section), error) for error in validation.errors(sections[section], guest[section])
+            ((*path, section), error) for error in validation.errors(rules.guest(section), guest[section])
         ]
     if errors:
         located = read_json(data, NAME)

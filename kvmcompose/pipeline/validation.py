@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Validation:
-    """Validates values against schemas, and keeps the validators."""
+    """Validates values against schemas, and keeps the validators and the schemas."""
 
     def __init__(self) -> None:
         # by the id of a schema, which is kept alive here

@@ -59,12 +59,15 @@ class Templates:
         from jinja2 import DictLoader, StrictUndefined  # noqa: PLC0415 (see above)
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 (see above)
 
+        from kvmcompose.render.template_code import CodeCache  # noqa: PLC0415 (imports Jinja2)
+
         return ImmutableSandboxedEnvironment(
             loader=DictLoader(self._texts),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,
+            bytecode_cache=CodeCache((type(self), *sorted(options.items()))),
             **options,
         )
 
