@@ -1,11 +1,13 @@
-"""What a command prints, line by line, however long its lines are."""
+"""What a command prints, line by line, however long its lines are; and what it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable
 
 #: Called with each line that a command prints.
 OnLine = Callable[[str], None]
+#: Bytes in pieces: the standard input of a command, an archive. One is asked for when the last was sent.
+Pieces = AsyncIterable[bytes]
 #: A longer line is split, in bytes.
 LONGEST_LINE = 1 << 16
 

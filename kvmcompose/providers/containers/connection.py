@@ -25,8 +25,9 @@ from docker.errors import APIError, DockerException, NotFound
 from kvmcompose.core.image_source import qualified
 from kvmcompose.effects.threads import Threads
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.providers.containers import rows, streaming
-from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream, Pieces
+from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream
 
 log = logging.getLogger(__name__)
 

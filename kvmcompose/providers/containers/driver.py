@@ -15,7 +15,7 @@ from kvmcompose.core.instance import HostMeasures, Usage
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
-from kvmcompose.hosts.lines import Lines
+from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.containers import measuring, rows
 from kvmcompose.providers.containers.connection import AT_ONCE, CALL_SECONDS, COPY_SECONDS, Engine
 from kvmcompose.providers.containers.events import EngineEvents
@@ -28,8 +28,6 @@ from kvmcompose.providers.containers.interface import (
     EngineFacts,
     HalfStartedError,
     ObservedContainer,
-    OnLine,
-    Pieces,
 )
 from kvmcompose.providers.containers.streaming import outputs
 

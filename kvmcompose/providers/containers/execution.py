@@ -17,9 +17,8 @@ from docker.errors import NotFound
 
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.lines import Lines
+from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.interface import OnLine, Pieces
 from kvmcompose.providers.containers.streaming import EngineStream, outputs
 
 log = logging.getLogger(__name__)

@@ -19,13 +19,12 @@ from kvmcompose.core.instance import HostMeasures, HostSize, Measured, Usage
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage, Place
+from kvmcompose.hosts.lines import OnLine, Pieces
 from kvmcompose.providers.containers.interface import (
     EngineFacts,
     FoundImage,
     HalfStartedError,
     ObservedContainer,
-    OnLine,
-    Pieces,
     following,
 )
 

@@ -7,7 +7,7 @@ import json
 import posixpath
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,10 +17,10 @@ from docker.errors import ImageNotFound, NotFound
 from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_source import is_ours
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.lines import Lines
+from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.containers import rows
 from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, Engine, failure
-from kvmcompose.providers.containers.interface import BUILD_LABEL, PROJECT_LABEL, FoundImage, OnLine, Pieces
+from kvmcompose.providers.containers.interface import BUILD_LABEL, PROJECT_LABEL, FoundImage
 
 _TAR = {"Content-Type": "application/x-tar"}
 #: How long a build may take, in seconds, and how much it may print, in bytes.
@@ -184,7 +184,7 @@ class _Progress:
         self._said: dict[str, str] = {}
         self._error: str | None = None
 
-    async def follow(self, pieces: AsyncIterable[bytes]) -> None:
+    async def follow(self, pieces: Pieces) -> None:
         """Report to the end. Raises DriverError for an error that the engine reports."""
         lines = Lines(self._line)
         async for piece in pieces:

@@ -8,7 +8,7 @@ project is never touched: a call that names one raises DriverError.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.core.instance import GONE, HostMeasures, HostSize, Usage
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import OnLine, Pieces
 
 #: The labels of a container and of an image that a project made.
 PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.guest", "kvm-compose.made"
@@ -23,11 +24,6 @@ PROJECT_LABEL, GUEST_LABEL, MADE_LABEL = "kvm-compose.project", "kvm-compose.gue
 BUILD_LABEL = "kvm-compose.build"
 #: The label of a container with its own name. Images, and what others make of them, inherit all labels.
 NAME_LABEL = "kvm-compose.name"
-
-#: Called with each line that a command prints.
-OnLine = Callable[[str], None]
-#: Bytes in pieces: the standard input of a command, an archive. One is asked for when the last was sent.
-Pieces = AsyncIterable[bytes]
 
 
 class HalfStartedError(DriverError):

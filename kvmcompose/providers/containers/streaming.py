@@ -10,16 +10,14 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import h11
 import msgspec
 
 from kvmcompose.hosts.errors import DriverError
-
-#: A body, in pieces.
-Pieces = AsyncIterable[bytes]
+from kvmcompose.hosts.lines import Pieces
 
 _CHUNK = 1 << 16
 #: How long an engine may take to begin its answer once it has the request, in seconds.
@@ -226,9 +224,7 @@ def _raise_of_body(sending: asyncio.Future[None]) -> None:
         raise error
 
 
-async def outputs(
-    pieces: AsyncIterable[bytes], on_error: Callable[[bytes], None] | None = None
-) -> AsyncGenerator[bytes]:
+async def outputs(pieces: Pieces, on_error: Callable[[bytes], None] | None = None) -> AsyncGenerator[bytes]:
     """Yield what a process printed, of either stream, from pieces with heads (``_HEAD``).
 
     ``on_error`` gets what the engine says itself, which is yielded without it.

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import asyncssh
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.hosts.lines import Lines
+from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.hosts.ssh import BEGIN_SECONDS, SILENT, text_of, unsent
 from kvmcompose.providers.guest.connection import connect
-from kvmcompose.providers.guest.interface import Input, Login, OnLine
+from kvmcompose.providers.guest.interface import Login
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class GuestCommand:
         login: Login,
         argv: Sequence[str],
         on_line: OnLine,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> None:
         self._stdin = stdin
         self._connection = connection
@@ -192,7 +192,9 @@ class GuestCommand:
         self._lines.end()
         return session.status
 
-    async def _send(self, channel: asyncssh.SSHClientChannel[bytes], session: _Session, stdin: Input) -> None:
+    async def _send(
+        self, channel: asyncssh.SSHClientChannel[bytes], session: _Session, stdin: Pieces
+    ) -> None:
         """Send the input and its end, no faster than the command reads it."""
         try:
             async for chunk in stdin:

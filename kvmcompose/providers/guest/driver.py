@@ -20,11 +20,12 @@ import msgspec
 from kvmcompose.core.ready import HttpReady
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import OnLine, Pieces
 from kvmcompose.hosts.ssh import SILENT, text_of
 from kvmcompose.providers.guest.answers import wait_answer
 from kvmcompose.providers.guest.command import WAIT_UNTIL_READY, GuestCommand
 from kvmcompose.providers.guest.connection import KEEPALIVE_SECONDS, connect, reach
-from kvmcompose.providers.guest.interface import Input, Login, OnLine
+from kvmcompose.providers.guest.interface import Login
 from kvmcompose.providers.guest.known_hosts import known_hosts
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class SshShell:
         on_line: OnLine,
         *,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command; return its exit status, or 128 + n when signal n ended it."""
         log.debug("$ ssh %s@%s -- %s", login.user, login.address, shlex.join(argv))
@@ -111,7 +112,7 @@ class SshShell:
         argv: Sequence[str],
         on_line: OnLine,
         seconds: float | None,
-        stdin: Input | None,
+        stdin: Pieces | None,
     ) -> int:
         """Run a command; it has ended when this returns. Raises ChannelOpenError if it was not started."""
         command = GuestCommand(connection, login, argv, on_line, stdin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.guest.interface import GuestShell, Input, Login, OnLine
+from kvmcompose.hosts.lines import OnLine, Pieces
+from kvmcompose.providers.guest.interface import GuestShell, Login
 
 #: The folder of the user who logged in is closed to others on many systems.
 _AT_HOME = 'cd 2>/dev/null; exec "$@"'
@@ -40,7 +41,7 @@ class SshEntrance:
         *,
         user: str | None = None,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command and return its exit status."""
         words = as_user(self.login, user, argv)

@@ -13,7 +13,8 @@ from kvmcompose.core.ready import HttpReady
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import FakeProbe, Worlds
 from kvmcompose.hosts.fake_world import FakeDisk, FakeDomain
-from kvmcompose.providers.guest.interface import Input, Login, OnLine
+from kvmcompose.hosts.lines import OnLine, Pieces
+from kvmcompose.providers.guest.interface import Login
 
 _USERS = frozenset({"root", "postgres"})
 #: The status of a script that belongs to something else than what was sent last.
@@ -30,7 +31,7 @@ def _unwrapped(login: Login, argv: Sequence[str]) -> tuple[str, list[str]]:
     return login.user, list(argv)
 
 
-async def _all(stdin: Input | None) -> bytes:
+async def _all(stdin: Pieces | None) -> bytes:
     return b"".join([chunk async for chunk in stdin]) if stdin is not None else b""
 
 
@@ -40,7 +41,7 @@ def _digests(archive: bytes) -> dict[str, str]:
         return {name: hashlib.sha256(file.read()).hexdigest() for name, file in files.items() if file}
 
 
-async def _of_scripts(words: list[str], disk: FakeDisk, on_line: OnLine, stdin: Input | None) -> int | None:
+async def _of_scripts(words: list[str], disk: FakeDisk, on_line: OnLine, stdin: Pieces | None) -> int | None:
     """Do what the server's scripts in ``orchestrator.scripts`` do with files below ``/etc/nocloud``.
 
     Returns the status, None for another command.
@@ -79,7 +80,7 @@ def _probes(domain: FakeDomain, lines: bytes) -> list[FakeProbe]:
     return [FakeProbe(nics[0].mac, each[1], each[2], int(each[3]), each[4]) for each in fields]
 
 
-async def _print(user: str, words: list[str], on_line: OnLine, stdin: Input | None) -> None:
+async def _print(user: str, words: list[str], on_line: OnLine, stdin: Pieces | None) -> None:
     """Print what a command prints."""
     match words:
         case ["whoami"]:
@@ -143,7 +144,7 @@ class FakeShell:
         on_line: OnLine,
         *,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         user, words = _unwrapped(login, argv)
         is_script = words[:2] == ["sh", "-c"] and 'exec sh "$1"' in words[2]
@@ -157,7 +158,7 @@ class FakeShell:
         except TimeoutError:
             raise DriverError(f"{login.guest}: {words[0]} did not end within {seconds:g} s") from None
 
-    async def inside(self, name: str, argv: Sequence[str], stdin: Input, on_line: OnLine) -> int:
+    async def inside(self, name: str, argv: Sequence[str], stdin: Pieces, on_line: OnLine) -> int:
         """Run a command of root's in a domain, as its guest agent does; return its exit status."""
         match list(argv):
             case ["su", "-s", _, "-c", _, "--", user, "sh", *words] if user in _USERS:
@@ -179,7 +180,7 @@ class FakeShell:
         user: str,
         words: list[str],
         on_line: OnLine,
-        stdin: Input | None,
+        stdin: Pieces | None,
     ) -> int:
         disk = self._worlds.worlds[host].disks.setdefault(domain.disk, FakeDisk())
         status = await _of_scripts(words, disk, on_line, stdin)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
 from kvmcompose.core.ready import HttpReady
+from kvmcompose.hosts.lines import OnLine, Pieces
 
 
 class Secret:
@@ -63,12 +64,6 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate | None = None
 
 
-#: Called with each line that a command prints.
-OnLine = Callable[[str], None]
-#: The standard input of a command, in pieces. One is asked for when the one before it was sent.
-Input = AsyncIterable[bytes]
-
-
 class Entrance(Protocol):
     """The way into one guest that runs, however its runtime enters it."""
 
@@ -91,7 +86,7 @@ class Entrance(Protocol):
         *,
         user: str | None = None,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command and return its exit status. Cancelling ends the command in the guest, too.
 
@@ -133,7 +128,7 @@ class GuestShell(Protocol):
         on_line: OnLine,
         *,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command and return its exit status. Cancelling ends the command in the guest, too.
 

@@ -15,12 +15,13 @@ import contextlib
 import logging
 import secrets
 import shlex
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from kvmcompose.hosts.errors import AgentSilentError, DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.providers.libvirt.agent import AgentCommand, typed
 from kvmcompose.providers.libvirt.interface.agents import DomainAgents
 
@@ -118,7 +119,7 @@ class AgentGuest:
         on_data: Callable[[bytes], None],
         *,
         seconds: float | None = None,
-        stdin: AsyncIterable[bytes] | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command; return its exit status, or 128 + n when signal n ended it. Cancelling ends it.
 
@@ -162,7 +163,7 @@ class _InShell:
         self._has_files = self._runs = False
 
     async def follow(
-        self, argv: Sequence[str], on_data: Callable[[bytes], None], stdin: AsyncIterable[bytes] | None
+        self, argv: Sequence[str], on_data: Callable[[bytes], None], stdin: Pieces | None
     ) -> int:
         self._has_files = True
         if stdin is not None:
@@ -185,7 +186,7 @@ class _InShell:
             await self._guest.ask("guest-exec", _Started, path="/bin/sh", arg=list(argv), **arguments)
         ).pid
 
-    async def _write(self, stdin: AsyncIterable[bytes]) -> None:
+    async def _write(self, stdin: Pieces) -> None:
         """Write all of the input to a file for root alone."""
         status = await self._guest.finished(await self._shell(["-c", _NEW_FILE, "sh", self._input]))
         if _exit_status(status):
@@ -267,7 +268,7 @@ class _OnWindows:
         self._pid: int | None = None
 
     async def follow(
-        self, argv: Sequence[str], on_data: Callable[[bytes], None], stdin: AsyncIterable[bytes] | None
+        self, argv: Sequence[str], on_data: Callable[[bytes], None], stdin: Pieces | None
     ) -> int:
         given = b""
         async for chunk in stdin or _nothing():

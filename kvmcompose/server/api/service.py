@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -19,6 +19,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.event_parts import EventParts
@@ -346,9 +347,7 @@ class Service:
         except StopAsyncIteration:
             raise DriverError(f"{guest} sent nothing for {path}") from None
 
-    async def put_files(
-        self, asker: Asker, name: str, guest: str, folder: str, archive: AsyncIterable[bytes]
-    ) -> None:
+    async def put_files(self, asker: Asker, name: str, guest: str, folder: str, archive: Pieces) -> None:
         """Extract a tar archive in a guest, unless the server stops meanwhile."""
         deployment = self._own_to_change(asker, name)
         asker.note.command = {"name": "cp", "guest": guest, "to": short(folder)}

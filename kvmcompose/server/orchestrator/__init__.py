@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 
 import msgspec
@@ -15,6 +15,7 @@ from kvmcompose.core.errors import RefusedError
 from kvmcompose.core.instance import InstanceEvent
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.byte_stream import BegunStream
@@ -76,7 +77,7 @@ class Orchestrator:
         deployment: Deployment,
         command: ActionCommand,
         log: ActionLog,
-        stdin: AsyncIterable[bytes] | None = None,
+        stdin: Pieces | None = None,
     ) -> Outcome:
         """Run a command, and write its log. ``stdin`` is the input of an ``exec``.
 
@@ -102,9 +103,7 @@ class Orchestrator:
         await Snapshots(context, await context.read_current()).do(command, log)
         return Outcome()
 
-    async def _exec(
-        self, context: Context, command: Exec, log: ActionLog, stdin: AsyncIterable[bytes] | None
-    ) -> int:
+    async def _exec(self, context: Context, command: Exec, log: ActionLog, stdin: Pieces | None) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
         there, silent = await instances_of_hosts(context, testbed, {guest.state.testbed_host})
@@ -137,9 +136,7 @@ class Orchestrator:
             async for piece in archive:
                 yield piece
 
-    async def put_files(
-        self, deployment: Deployment, name: str, folder: str, archive: AsyncIterable[bytes]
-    ) -> None:
+    async def put_files(self, deployment: Deployment, name: str, folder: str, archive: Pieces) -> None:
         """Extract a tar archive in a folder of a guest. Raises RefusedError, NoSuchPathError, DriverError."""
         context = self._context(deployment)
         testbed = await context.read_current()

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 import msgspec
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.guest.interface import Entrance, Input
+from kvmcompose.hosts.lines import Pieces
+from kvmcompose.providers.guest.interface import Entrance
 from kvmcompose.server.orchestrator.script_records import Ran, decode_ran, encode_ran
 
 #: Where it is noted, by guest: a clone has its golden image's disk below its own.
@@ -129,7 +130,7 @@ async def forget_runs(entrance: Entrance) -> None:
     await _must(entrance, ["rm", "-rf", f"{_DONE}/{entrance.notes}"])
 
 
-async def send(entrance: Entrance, archive: Input, digest: str) -> None:
+async def send(entrance: Entrance, archive: Pieces, digest: str) -> None:
     """Put an archive in the place of the one that came with the seed."""
     await _must(entrance, ["sh", "-c", _SEND, "kvm-compose", digest], stdin=archive)
 
@@ -143,7 +144,7 @@ async def _must(
     entrance: Entrance,
     argv: list[str],
     on_line: Callable[[str], None] | None = None,
-    stdin: Input | None = None,
+    stdin: Pieces | None = None,
 ) -> None:
     printed: list[str] = []
     status = await entrance.run(argv, on_line or printed.append, user="root", stdin=stdin)

@@ -17,8 +17,9 @@ from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.image_source import ImageFile
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.images.image_archives import ArchivedImage, opened_image
-from kvmcompose.providers.containers.interface import FoundImage, Pieces
+from kvmcompose.providers.containers.interface import FoundImage
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._work import Work

@@ -42,7 +42,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import pkgutil
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
@@ -51,6 +51,7 @@ from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.plug_ins import with_defaults
 from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.hosts.errors import DriverError, HostLostError, NotInstalledError
+from kvmcompose.hosts.lines import Pieces
 
 if TYPE_CHECKING:
     import socket
@@ -175,7 +176,7 @@ class Runtime(Protocol):
         testbed: LoadedTestbed,
         guest: LoadedGuest,
         folder: str,
-        archive: AsyncIterable[bytes],
+        archive: Pieces,
     ) -> None:
         """Extract a tar archive in a folder. Raises NoSuchPathError, DriverError, what ``archive`` raises.
 
@@ -410,7 +411,7 @@ async def _no_put(
     _testbed: LoadedTestbed,
     guest: LoadedGuest,
     _folder: str,
-    _archive: AsyncIterable[bytes],
+    _archive: Pieces,
 ) -> None:
     """Refuse: the default."""
     raise _no_files(guest)

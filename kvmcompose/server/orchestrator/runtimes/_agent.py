@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
-from kvmcompose.hosts.lines import Lines
+from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.guest.command import END, END_AS_ROOT, START, WAIT_UNTIL_READY
 from kvmcompose.providers.guest.entrance import by_su
-from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.providers.libvirt.agent import PING
 from kvmcompose.providers.libvirt.agent_guest import AgentGuest, ShellScripts
 from kvmcompose.server.orchestrator.context import Context
@@ -69,7 +68,7 @@ class AgentEntrance:
         *,
         user: str | None = None,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command and return its exit status. It starts when all of its input is there."""
         lines = Lines(on_line)
@@ -130,7 +129,7 @@ class AgentEntrance:
             await asyncio.gather(packing, return_exceptions=True)
         self._check(status, path, "packed")
 
-    async def unpack(self, folder: str, archive: AsyncIterable[bytes]) -> None:
+    async def unpack(self, folder: str, archive: Pieces) -> None:
         """Extract a tar archive in a folder. Raises NoSuchPathError, DriverError, what ``archive`` raises."""
         await self._check_shell()
         place = folder if folder.startswith("/") else f"/{folder}"

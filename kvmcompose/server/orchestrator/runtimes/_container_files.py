@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Literal
 
 from kvmcompose.core.access import EngineAccess
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 
@@ -23,7 +24,7 @@ async def get(
 
 
 async def put(
-    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: AsyncIterable[bytes]
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: Pieces
 ) -> None:
     """Extract a tar archive in a folder of a container, running or not."""
     containers = context.host_of(guest, testbed).containers

@@ -15,10 +15,10 @@ from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
 from kvmcompose.core.instance import GONE, HostMeasures, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import OnLine, Pieces
 from kvmcompose.providers.containers.connection import LOOK_SECONDS
 from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
 from kvmcompose.providers.drivers import HostDrivers
-from kvmcompose.providers.guest.interface import Input, OnLine
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import container_request
 from kvmcompose.server.orchestrator.runtimes import (
@@ -147,7 +147,7 @@ class ContainerEntrance:
         *,
         user: str | None = None,
         seconds: float | None = None,
-        stdin: Input | None = None,
+        stdin: Pieces | None = None,
     ) -> int:
         """Run a command and return its exit status."""
         words = argv if user in (None, "root") else ["sh", "-c", _AT_HOME, "sh", *argv]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
 from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
@@ -13,6 +13,7 @@ from kvmcompose.core.instance import HostMeasures, InstanceEvent
 from kvmcompose.core.resource import Ref
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
+from kvmcompose.hosts.lines import Pieces
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.guest.entrance import SshEntrance
 from kvmcompose.providers.guest.interface import Entrance, Login
@@ -81,7 +82,7 @@ async def get(
 
 
 async def put(
-    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: AsyncIterable[bytes]
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: Pieces
 ) -> None:
     """Extract a tar archive in a folder of a guest that is entered by its agent."""
     await (await _by_agent(context, testbed, guest)).unpack(folder, archive)
