@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvmcompose.build.project import Project
     from kvmcompose.core.model import Host
     from kvmcompose.monitor.console import Console
-    from kvmcompose.providers.containers.interface import ContainerImages
+    from kvmcompose.providers.containers.interface.images import ContainerImages
 
 
 def write_image_lock(project: Project, console: Console, *, refresh: bool) -> bool:
@@ -87,7 +87,7 @@ def _asked(
     async def ask() -> dict[str, str]:
         drivers = RealDrivers()
         try:
-            return await digests_of(drivers.host(main).images, images, before, say)
+            return await digests_of(drivers.host(main).engine.images, images, before, say)
         finally:
             await drivers.close()
 

@@ -13,7 +13,7 @@ from kvmcompose.hosts.blob_store import BlobStore
 from kvmcompose.hosts.volume_store import VolumeStore
 from kvmcompose.providers.capture.interface import Captures
 from kvmcompose.providers.console_logs.interface import ConsoleLogs
-from kvmcompose.providers.containers.interface import ContainerImages, Containers
+from kvmcompose.providers.containers.interface import ContainerEngine
 from kvmcompose.providers.disks.interface import Disks
 from kvmcompose.providers.guest.interface import GuestShell
 from kvmcompose.providers.iplink.interface import Links
@@ -54,8 +54,7 @@ class HostDrivers(msgspec.Struct, frozen=True, kw_only=True):
     outsides: Outsides
     host_ports: HostPorts
     management: ManagementPorts
-    containers: Containers
-    images: ContainerImages
+    engine: ContainerEngine
     nics: ContainerNics
     blobs: BlobStore | None = None
     volumes: VolumeStore | None = None

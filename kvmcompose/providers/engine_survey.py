@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.effects.survey import Finding
 from kvmcompose.hosts.command import CommandRunner
-from kvmcompose.providers.containers.interface import Containers
+from kvmcompose.providers.containers.interface import ContainerEngine
 
 _INSTALL = "sudo apt-get install --no-install-recommends"
 #: Prints which programs of engines are installed, and the sockets of users' engines.
@@ -27,7 +27,7 @@ _LONGEST = 200
 
 
 async def survey_engines(
-    engines: Mapping[str, Containers], runner: CommandRunner, configured: str | None = None
+    engines: Mapping[str, ContainerEngine], runner: CommandRunner, configured: str | None = None
 ) -> list[Finding]:
     """Ask the engines behind the sockets of a host, by path; return a finding for each that answers.
 

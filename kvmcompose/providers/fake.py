@@ -18,7 +18,7 @@ from kvmcompose.hosts.fake_blobs import FakeBlobStore
 from kvmcompose.hosts.fake_volumes import FakeVolumeStore
 from kvmcompose.providers.capture.fake import FakeCaptures
 from kvmcompose.providers.console_logs.fake import FakeConsoleLogs
-from kvmcompose.providers.containers.fake import FakeContainers, FakeImages
+from kvmcompose.providers.containers.fake import FakeEngine
 from kvmcompose.providers.disks.fake import FakeDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.fake import FakeShell
@@ -62,8 +62,7 @@ class FakeDrivers(Worlds):
             outsides=FakeOutsides(fake, host.name),
             host_ports=FakeHostPorts(fake),
             management=FakeNamespaces(fake),
-            containers=FakeContainers(fake),
-            images=FakeImages(fake),
+            engine=FakeEngine(fake),
             nics=FakeNics(fake),
             blobs=None if host.is_main_host and not is_member else FakeBlobStore(fake),
             volumes=None if host.is_main_host else FakeVolumeStore(fake),

@@ -23,9 +23,8 @@ from kvmcompose.hosts.volume_store import RemoteVolumeStore, VolumeStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
 from kvmcompose.providers.console_logs.driver import HostConsoleLogs
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.driver import EngineContainers
-from kvmcompose.providers.containers.images import EngineImages
-from kvmcompose.providers.containers.interface import Containers
+from kvmcompose.providers.containers.driver import HostEngine
+from kvmcompose.providers.containers.interface import ContainerEngine
 from kvmcompose.providers.disks.driver import HostDisks
 from kvmcompose.providers.drivers import HostDrivers, OvnDrivers
 from kvmcompose.providers.guest.driver import SshShell
@@ -63,7 +62,7 @@ class RealDrivers:
         self._sockets: list[ForwardedSocket] = []
         self._connections: list[HostConnection] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._surveyed: list[EngineContainers] = []
+        self._surveyed: list[HostEngine] = []
         self._shell = SshShell()
         self._ovn: dict[tuple[Host, Remotes], tuple[OvnNorthbound, OvnCentral]] = {}
 
@@ -120,7 +119,7 @@ class RealDrivers:
         self.host(host)
         return self._runners[host]
 
-    def engines(self, host: Host) -> Mapping[str, Containers]:
+    def engines(self, host: Host) -> Mapping[str, ContainerEngine]:
         """Return what may be the container engines of a host, by the paths of their sockets on it."""
         self.host(host)
         given = host.container_engine or ""
@@ -133,7 +132,7 @@ class RealDrivers:
             at = {path: self._forward(connection, (path,)) for path in paths}
         where = "" if host.is_main_host else f"on {host.name}"
         found = {
-            path: EngineContainers(Engine([local], where, shown={local: path}), self._runners[host])
+            path: HostEngine(Engine([local], where, shown={local: path}), self._runners[host])
             for path, local in at.items()
         }
         self._surveyed += found.values()
@@ -158,7 +157,7 @@ class RealDrivers:
         hosts, self._hosts = list(self._hosts.values()), {}
         for host in hosts:
             await host.hypervisor.close()
-            await host.containers.close()
+            await host.engine.close()
         for engine in self._surveyed:
             await engine.close()
         await self._shell.close()
@@ -208,8 +207,7 @@ def _drive(
         outsides=OvsOutsides(runner),
         host_ports=OvsHostPorts(runner),
         management=Namespaces(runner),
-        containers=EngineContainers(engine, runner),
-        images=EngineImages(engine),
+        engine=HostEngine(engine, runner),
         nics=VethNics(runner),
         blobs=blobs,
         volumes=volumes,

@@ -14,7 +14,7 @@ from kvmcompose.cli._image_lock import digests_of
 from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.image_lock import written_lock
 from kvmcompose.core.model import Host
-from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.providers.fake import FakeDrivers
 
 A, B = ("sha256:" + each * 64 for each in "ab")
@@ -102,7 +102,9 @@ def test_pull_keeps_what_is_pinned_and_removes_what_is_not_used(bench: Bench) ->
 def test_images_are_pinned_by_what_the_engine_pulls(tmp_path: Path) -> None:
     async def run() -> None:
         engine = (
-            FakeDrivers(tmp_path / "world").host(Host(name="main", ip="127.0.0.1", is_main_host=True)).images
+            FakeDrivers(tmp_path / "world")
+            .host(Host(name="main", ip="127.0.0.1", is_main_host=True))
+            .engine.images
         )
         said: list[str] = []
         digests = await digests_of(engine, ["nginx:1.25", "lab/web"], {}, said.append)

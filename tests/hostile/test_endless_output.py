@@ -21,7 +21,7 @@ from kvmcompose.effects import process
 from kvmcompose.hosts import command as machine_module
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers.interface import Containers
+from kvmcompose.providers.containers.interface.inside import ContainerInside
 from kvmcompose.providers.guest.driver import SshShell
 from kvmcompose.providers.guest.interface import Login
 from kvmcompose.server import action_log
@@ -196,7 +196,7 @@ def test_a_log_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, what: st
     """An engine may answer with more than was asked for, and never end."""
     monkeypatch.setattr(container_runtime, "LOOK_SECONDS", 2)
     guest = cast("LoadedGuest", SimpleNamespace(state=SimpleNamespace(domain="p-g", identity="g"), name="g"))
-    host = SimpleNamespace(containers=_Endless())
+    host = SimpleNamespace(engine=SimpleNamespace(inside=_Endless()))
     context: Any = SimpleNamespace(project="p", host_of=lambda *_: host)
     testbed: Any = None
 
@@ -218,7 +218,7 @@ def test_the_shell_of_a_container_that_prints_without_end_is_ended(
     """``exec --user`` asks it whether there is such a user."""
     monkeypatch.setattr(container_runtime, "_CHECK_SECONDS", 2)
     guest = cast("LoadedGuest", SimpleNamespace(state=SimpleNamespace(domain="p-g", identity="g"), name="g"))
-    entrance = container_runtime.ContainerEntrance(cast("Containers", _Endless()), "p", guest)
+    entrance = container_runtime.ContainerEntrance(cast("ContainerInside", _Endless()), "p", guest)
 
     async def check() -> None:
         async with asyncio.timeout(20):

@@ -20,11 +20,12 @@ from kvmcompose.core.image_build import ImageBuild
 from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers import connection, driver, execution, images
+from kvmcompose.providers.containers import connection, execution, images
+from kvmcompose.providers.containers import containers as container_driver
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.driver import EngineContainers
+from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.containers.images import EngineImages
-from kvmcompose.providers.containers.interface import (
+from kvmcompose.providers.containers.labels import (
     BUILD_LABEL,
     GUEST_LABEL,
     MADE_LABEL,
@@ -96,14 +97,15 @@ async def _all(found: AsyncIterator[Any]) -> None:
 
 
 def _calls(engine: Engine) -> Iterator[Callable[[], Awaitable[object]]]:
-    containers, found = EngineContainers(engine, LocalRunner("one")), EngineImages(engine)
+    driven = HostEngine(engine, LocalRunner("one"))
+    containers, inside, found = driven.containers, driven.inside, driven.images
     web = ("lab", "lab-web")
     image = f"sha256:{'0' * 64}"
 
     def ignore(_line: str) -> None:
         pass
 
-    yield containers.facts
+    yield driven.facts
     yield lambda: containers.foreign("lab", ["lab-web"])
     yield lambda: containers.observe("lab")
     yield lambda: containers.container(*web)
@@ -113,13 +115,13 @@ def _calls(engine: Engine) -> Iterator[Callable[[], Awaitable[object]]]:
     yield lambda: containers.pause(*web)
     yield lambda: containers.unpause(*web)
     yield lambda: containers.remove(*web)
-    yield lambda: containers.commit(*web, "kvm-compose-snapshots/lab-web:s")
-    yield lambda: containers.run(*web, ["true"], ignore, seconds=0.3)
-    yield lambda: _all(containers.logs(*web))
-    yield lambda: containers.put(*web, "/", _nothing())
-    yield lambda: _all(containers.get(*web, "/x"))
+    yield lambda: found.commit(*web, "kvm-compose-snapshots/lab-web:s")
+    yield lambda: inside.run(*web, ["true"], ignore, seconds=0.3)
+    yield lambda: _all(inside.logs(*web))
+    yield lambda: inside.put(*web, "/", _nothing())
+    yield lambda: _all(inside.get(*web, "/x"))
     yield lambda: containers.usage("lab")
-    yield containers.measure
+    yield driven.measure
     yield lambda: found.image("x")
     yield lambda: found.of_project("lab")
     yield lambda: found.pull("x", ignore)
@@ -132,7 +134,7 @@ def _calls(engine: Engine) -> Iterator[Callable[[], Awaitable[object]]]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is waited for does not come."""
-    monkeypatch.setattr(driver, "_REMOVAL_SECONDS", 0.05)
+    monkeypatch.setattr(container_driver, "_REMOVAL_SECONDS", 0.05)
     for name in ("_STATUS_SECONDS", "_START_SECONDS", "_REST_SECONDS", "_WATCH_SECONDS"):
         monkeypatch.setattr(execution, name, 0.05)
 
@@ -248,7 +250,7 @@ def test_an_engine_sends_nobody_elsewhere(
             await asking.call("ask", lambda client: client.api_version)
             engine.headers = headers
             with pytest.raises(DriverError, match=said):
-                await EngineImages(asking).image("x")
+                await EngineImages(asking, "one").image("x")
             await asking.close()
 
         asyncio.run(ask())
@@ -262,7 +264,7 @@ def test_no_registry_has_what_is_made_here(tmp_path: Path, registry: str) -> Non
         asking = Engine([tmp_path / "engine"], come_back=0)
         reference = f"{registry}kvm-compose-builds/other:{'a' * 32}"
         with pytest.raises(DriverError, match="made by kvm-compose on this host alone"):
-            asyncio.run(EngineImages(asking).pull(reference, lambda _: None))
+            asyncio.run(EngineImages(asking, "one").pull(reference, lambda _: None))
         assert engine.asked == []
 
 
@@ -297,12 +299,17 @@ def test_no_process_of_the_host_is_ended_for_one_of_a_container(
     with lying_engine(tmp_path / "engine") as engine:
         answer = {**_ANSWER, "Id": identity, "Pid": pid, "Running": True, "ExitCode": None}
         engine.body = json.dumps(answer).encode()
-        containers = EngineContainers(Engine([tmp_path / "engine"], come_back=0), runner)
+        driven = HostEngine(Engine([tmp_path / "engine"], come_back=0), runner)
 
         async def ask() -> None:
-            with pytest.raises(DriverError):
-                await containers.run("lab", "lab-web", ["true"], lambda _: None, seconds=0.5)
-            await containers.close()
+            running = asyncio.create_task(driven.inside.run("lab", "lab-web", ["true"], lambda _: None))
+            begun = lambda: any(each.endswith("/start") for each in engine.asked)  # noqa: E731
+            while not (running.done() or begun()):  # noqa: ASYNC110 (the engine is a thread)
+                await asyncio.sleep(0.01)
+            running.cancel()
+            with pytest.raises((asyncio.CancelledError, DriverError)):
+                await running
+            await driven.close()
 
         asyncio.run(ask())
     assert runner.asked == ([f"{pid} {identity}"] if ended else [])

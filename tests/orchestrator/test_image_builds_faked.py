@@ -12,7 +12,7 @@ from kvmcompose.core.commands import Down, Snapshot, SnapshotVerb, Up
 from kvmcompose.core.deployment import ActionState
 from kvmcompose.hosts.fake import Failure
 from kvmcompose.hosts.fake_world import FakeContainer, FakeImage
-from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.server.orchestrator.runtimes import _built_images
 from orchestrator.projects import built_project
 
@@ -219,7 +219,10 @@ class _Stubborn:
 @pytest.mark.parametrize("others", [False, True])
 def test_purge_ends_with_an_engine_that_removes_nothing(others: bool) -> None:
     images = _Stubborn(others=others)
-    context, host = SimpleNamespace(project="lab"), SimpleNamespace(name="two", images=images)
+    context, host = (
+        SimpleNamespace(project="lab"),
+        SimpleNamespace(name="two", engine=SimpleNamespace(images=images)),
+    )
 
     async def run() -> list[str]:
         async with asyncio.timeout(20):

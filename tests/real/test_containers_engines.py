@@ -41,9 +41,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.images.image_archives import opened_image
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.driver import EngineContainers
-from kvmcompose.providers.containers.images import EngineImages
-from kvmcompose.providers.containers.interface import Containers
+from kvmcompose.providers.containers.driver import HostEngine
+from kvmcompose.providers.containers.interface.containers import Containers
 from kvmcompose.providers.engine_survey import survey_engines
 from kvmcompose.providers.real import RealDrivers
 
@@ -105,8 +104,8 @@ class Driven:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.containers = EngineContainers(engine, LocalRunner("main"))
-        self.images = EngineImages(engine)
+        self.host = HostEngine(engine, LocalRunner("main"))
+        self.containers, self.inside, self.images = self.host.containers, self.host.inside, self.host.images
 
     async def load(self, image: str) -> None:
         await self.images.load(pieces(Path(image).read_bytes()), image_id(), print)
@@ -122,7 +121,7 @@ class Driven:
 
     async def run(self, *argv: str, **options: Any) -> tuple[int, list[str]]:
         lines: list[str] = []
-        status = await self.containers.run("p", "p-a", argv, lines.append, **options)
+        status = await self.inside.run("p", "p-a", argv, lines.append, **options)
         return status, lines
 
     async def state(self, name: str = "p-a") -> tuple[str, str | None]:
@@ -147,12 +146,12 @@ async def engine_at(socket: str, image: str) -> AsyncIterator[Driven]:
 
 async def lifecycle(socket: str, image: str) -> None:
     async with engine_at(socket, image) as it:
-        facts = await it.containers.facts()
+        facts = await it.host.facts()
         assert facts.engine == ("Docker" if "docker" in socket else "Podman")
         assert facts.rootless == ("user" in socket)
         assert facts.cpus > 0
         assert facts.memory_mb > 0
-        (seen,) = await survey_engines({socket: it.containers}, LocalRunner("main"), socket)
+        (seen,) = await survey_engines({socket: it.host}, LocalRunner("main"), socket)
         assert (seen.name, seen.ok, f" at {socket}" in seen.detail) == (facts.engine, True, True)
         assert seen.detail.startswith("rootless, ") == facts.rootless
         requests: list[str] = []
@@ -205,7 +204,7 @@ async def not_ours(it: Driven) -> None:
     heir = await it.engine.call(
         "", lambda client: client.create_container_from_config({**REQUEST, "Labels": ours}, "p-e")["Id"]
     )
-    calls = it.containers
+    calls, inside = it.containers, it.inside
     assert (await calls.observe("p")).keys() == {"p-a"}
     assert await calls.foreign("p", ["p-a", "p-b", "p-c", "p-d", "p-e"]) == ["p-b", "p-c", "p-e"]
     for name in ("p-b", "p-c", "p-e"):
@@ -214,10 +213,10 @@ async def not_ours(it: Driven) -> None:
             calls.start("p", name),
             calls.stop("p", name, 1),
             calls.remove("p", name),
-            calls.commit("p", name, "x:1"),
-            calls.run("p", name, ["true"], print),
-            calls.put("p", name, "/", pieces(tar_of(x=b""))),
-            whole(calls.get("p", name, "/etc")),
+            it.images.commit("p", name, "x:1"),
+            inside.run("p", name, ["true"], print),
+            inside.put("p", name, "/", pieces(tar_of(x=b""))),
+            whole(inside.get("p", name, "/etc")),
         ):
             assert "this name" in await message_of(call)
     assert "no container of that name" in await message_of(calls.remove("p", other[:12]))
@@ -242,7 +241,7 @@ async def commands(it: Driven) -> None:
     status, lines = await it.run("head", "-n", "1", stdin=pieces(given))
     assert status == 0
     # with input that is not read, Podman now and then loses the output
-    assert lines == ["first"] or ((await it.containers.facts()).engine == "Podman" and not lines)
+    assert lines == ["first"] or ((await it.host.facts()).engine == "Podman" and not lines)
     assert await it.run("sh", "-c", "exit 7") == (7, [])
     with contextlib.suppress(DriverError):  # engines differ
         assert (await it.run("no-such-program"))[0] in (126, 127)
@@ -265,27 +264,27 @@ async def commands(it: Driven) -> None:
 
 
 async def files(it: Driven) -> None:
-    await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept", big=bytes(3 << 20))))
-    with tarfile.open(fileobj=io.BytesIO(await whole(it.containers.get("p", "p-a", "/root")))) as tar:
+    await it.inside.put("p", "p-a", "/root", pieces(tar_of(note=b"kept", big=bytes(3 << 20))))
+    with tarfile.open(fileobj=io.BytesIO(await whole(it.inside.get("p", "p-a", "/root")))) as tar:
         assert {entry.name: entry.size for entry in tar if entry.isfile()} == {
             "root/note": 4,
             "root/big": 3 << 20,
         }
-    if (await it.containers.facts()).engine == "Docker":
-        refused = it.containers.put("p", "p-a", "/nowhere", pieces(tar_of(x=b"")))
+    if (await it.host.facts()).engine == "Docker":
+        refused = it.inside.put("p", "p-a", "/nowhere", pieces(tar_of(x=b"")))
         assert "/nowhere" in await message_of(refused)
-    assert "copy files from" in await message_of(whole(it.containers.get("p", "p-a", "/elsewhere")))
+    assert "copy files from" in await message_of(whole(it.inside.get("p", "p-a", "/elsewhere")))
 
 
 async def logs(it: Driven) -> None:
-    assert sorted([line async for line in it.containers.logs("p", "p-a")]) == ["complaint", "started"]
-    assert len([line async for line in it.containers.logs("p", "p-a", tail=1)]) == 1
-    assert [line async for line in it.containers.logs("p", "p-a", since=time.time())] == []
+    assert sorted([line async for line in it.inside.logs("p", "p-a")]) == ["complaint", "started"]
+    assert len([line async for line in it.inside.logs("p", "p-a", tail=1)]) == 1
+    assert [line async for line in it.inside.logs("p", "p-a", since=time.time())] == []
     await it.containers.create("p", "log", "p-log", {
         **REQUEST, "Cmd": ["sh", "-c", "echo one; sleep 0.5; head -c 200000 /dev/zero; echo; echo two"],
     })  # fmt: skip
     await it.containers.start("p", "p-log")
-    read = [line async for line in it.containers.logs("p", "p-log", follow=True)]
+    read = [line async for line in it.inside.logs("p", "p-log", follow=True)]
     assert (read[0], read[-1], sum(map(len, read[1:-1]))) == ("one", "two", 200000)
     assert max(map(len, read)) <= 1 << 16
     assert await it.state("p-log") == ("exited", None)
@@ -300,12 +299,12 @@ async def logs(it: Driven) -> None:
     await it.containers.start("p", "p-talk")
     while (await it.state("p-talk"))[0] == "running":  # noqa: ASYNC110 (nothing tells of it)
         await asyncio.sleep(0.1)
-    kept = [line async for line in it.containers.logs("p", "p-talk")]
+    kept = [line async for line in it.inside.logs("p", "p-talk")]
     assert kept[-1] == "200000"
     assert 10 < len(kept) < 50_000  # of 100,001
     await it.containers.remove("p", "p-talk")
 
-    following = it.containers.logs("p", "p-a", follow=True)  # of one that goes on
+    following = it.inside.logs("p", "p-a", follow=True)  # of one that goes on
     assert await anext(following)
     assert await anext(following)
     waiting = asyncio.ensure_future(anext(following))
@@ -323,7 +322,7 @@ async def limits(it: Driven) -> None:
     for _ in range(2):
         await it.containers.unpause("p", "p-a")
     assert await it.state() == ("running", None)
-    engine = (await it.containers.facts()).engine
+    engine = (await it.host.facts()).engine
     before = (await it.containers.usage("p"))["p-a"].cpu_seconds
     await it.run("timeout", "0.5", "sh", "-c", "while :; do :; done")
     assert (await it.containers.usage("p"))["p-a"].cpu_seconds > before + 0.05
@@ -332,7 +331,7 @@ async def limits(it: Driven) -> None:
     await it.up("p-big", HostConfig={**REQUEST["HostConfig"], "Memory": 8 << 20, "MemorySwap": 8 << 20}, Cmd=[
         "sh", "-c", "x=0123456789abcdef; while :; do x=$x$x; done",
     ])  # fmt: skip
-    async for _ in it.containers.logs("p", "p-big", follow=True):
+    async for _ in it.inside.logs("p", "p-big", follow=True):
         pass
     assert await it.state("p-big") == ("exited", "out of memory")
     await it.containers.remove("p", "p-big")
@@ -419,9 +418,9 @@ async def image_work(socket: str, image: str) -> None:
         assert (found.id, found.tags) == (image_id(), ("tiny:1",))
         # a snapshot of a container, and one started from it
         await it.up()
-        await it.containers.put("p", "p-a", "/root", pieces(tar_of(note=b"kept")))
-        assert "not the project's" in await message_of(it.containers.commit("p", "p-a", "tiny:1"))
-        snapshot = await it.containers.commit("p", "p-a", "kvm-compose-p-a:s1")
+        await it.inside.put("p", "p-a", "/root", pieces(tar_of(note=b"kept")))
+        assert "not the project's" in await message_of(it.images.commit("p", "p-a", "tiny:1"))
+        snapshot = await it.images.commit("p", "p-a", "kvm-compose-p-a:s1")
         assert [(each.id, each.tags) for each in await it.images.of_project("p")] == [
             (snapshot, ("kvm-compose-p-a:s1",))
         ]
@@ -602,10 +601,10 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
     drivers = RealDrivers()
     other = Host(name="two", ip=address, user="root", identity_file=key, host_key=host_key)
     host = drivers.host(other)
-    containers, images = host.containers, host.images
+    containers, inside = host.engine.containers, host.engine.inside
     try:
-        assert (await containers.facts()).engine == "Docker"
-        await images.load(pieces(Path(image).read_bytes()), image_id(), print)
+        assert (await host.engine.facts()).engine == "Docker"
+        await host.engine.images.load(pieces(Path(image).read_bytes()), image_id(), print)
         names = [f"p-{number}" for number in range(8)]
         followed = Followed(containers)
         for name in names:
@@ -620,9 +619,9 @@ async def elsewhere(address: str, key: str, host_key: str, image: str) -> None:
         assert sorted(found) == sorted(names)
         assert sorted(await containers.usage("p")) == sorted(names)
         lines: list[str] = []
-        done = await containers.run("p", "p-3", ["cat"], lines.append, stdin=pieces(b"through\nSSH"))
+        done = await inside.run("p", "p-3", ["cat"], lines.append, stdin=pieces(b"through\nSSH"))
         assert (done, lines) == (0, ["through", "SSH"])
-        task = asyncio.create_task(containers.run("p", "p-3", ["sleep", "3334"], lines.append))
+        task = asyncio.create_task(inside.run("p", "p-3", ["sleep", "3334"], lines.append))
         await asyncio.sleep(0.5)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -687,7 +686,7 @@ def is_running(pid: int) -> bool:
 
 
 async def whole_log(it: Driven) -> list[str]:
-    return [line async for line in it.containers.logs("p", "p-a", follow=True)]
+    return [line async for line in it.inside.logs("p", "p-a", follow=True)]
 
 
 def test_the_engine_of_another_host(two_hosts: TestHosts) -> None:

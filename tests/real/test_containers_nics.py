@@ -24,8 +24,7 @@ from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.nic import Trunk
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.driver import EngineContainers
-from kvmcompose.providers.containers.images import EngineImages
+from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.netns.container_nics import ContainerNic, ContainerPlace, FoundNic, VethNics
 from kvmcompose.providers.ovs.driver import OvsSwitches
@@ -83,21 +82,20 @@ class Lab:
         self.machine = LocalRunner("main")
         self.nics, self.switches = VethNics(self.machine), OvsSwitches(self.machine)
         self.links = IpLinks(self.machine)
-        self.engines = [Engine([path]) for path in engines.SOCKETS.values()]
-        self.containers = [EngineContainers(each, self.machine) for each in self.engines]
+        self.engines = [HostEngine(Engine([path]), self.machine) for path in engines.SOCKETS.values()]
 
     async def create(self, image: str) -> None:
         async def archive():  # noqa: ANN202
             yield Path(image).read_bytes()
 
-        for number, each in enumerate(self.containers, 1):
-            await EngineImages(self.engines[number - 1]).load(archive(), image_id(), print)
-            await each.create("p", str(number), f"p-{number}", REQUEST)
+        for number, each in enumerate(self.engines, 1):
+            await each.images.load(archive(), image_id(), print)
+            await each.containers.create("p", str(number), f"p-{number}", REQUEST)
 
     async def places(self) -> dict[int, ContainerPlace]:
         found = {}
-        for number, each in enumerate(self.containers, 1):
-            container = (await each.observe("p"))[f"p-{number}"]
+        for number, each in enumerate(self.engines, 1):
+            container = (await each.containers.observe("p"))[f"p-{number}"]
             found[number] = ContainerPlace(id=container.id, pid=container.pid)
         return found
 
@@ -122,7 +120,7 @@ class Lab:
 
     async def ping(self, number: int, other: str) -> bool:
         argv = ["ping", "-c", "1", "-W", "2", other]
-        return await self.containers[number - 1].run("p", f"p-{number}", argv, lambda _: None) == 0
+        return await self.engines[number - 1].inside.run("p", f"p-{number}", argv, lambda _: None) == 0
 
     async def all_reach(self) -> None:
         for number in (1, 2, 3):
@@ -131,8 +129,8 @@ class Lab:
                 assert await self.ping(number, address), f"{number} cannot reach {address}"
 
     async def close(self) -> None:
-        for number, each in enumerate(self.containers, 1):
-            await each.remove("p", f"p-{number}")
+        for number, each in enumerate(self.engines, 1):
+            await each.containers.remove("p", f"p-{number}")
         await self.switches.remove(["t-br"])
         for each in self.engines:
             await each.close()
@@ -167,8 +165,8 @@ async def networks(image: str) -> None:
         await lab.create(image)
         created = await lab.places()
         assert "has ended" in await message_of(lab.nics.apply([(created[1], nic(1))]))
-        for number, each in enumerate(lab.containers, 1):
-            await each.start("p", f"p-{number}")
+        for number, each in enumerate(lab.engines, 1):
+            await each.containers.start("p", f"p-{number}")
         wanted = [(place, nic(number)) for number, place in (await lab.places()).items()]
         with counted() as programs:
             await VethNics(LocalRunner("main")).apply(wanted)
@@ -242,8 +240,8 @@ async def links_and_vlans(lab: Lab) -> None:
 async def restarted(lab: Lab) -> None:
     """With its namespace a container loses its NIC; the others keep theirs."""
     for number in (1, 2, 3):
-        await lab.containers[number - 1].stop("p", f"p-{number}", 1)
-        await lab.containers[number - 1].start("p", f"p-{number}")
+        await lab.engines[number - 1].containers.stop("p", f"p-{number}", 1)
+        await lab.engines[number - 1].containers.start("p", f"p-{number}")
         await lab.sees(number, is_plugged=False)
         assert f"t-{number}" not in await lab.links.observe([f"t-{number}"])
         await lab.plug(number)

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +27,7 @@ from kvmcompose.effects.threads import Threads
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Pieces
 from kvmcompose.providers.containers import rows, streaming
+from kvmcompose.providers.containers.interface import EngineFacts
 from kvmcompose.providers.containers.streaming import BEGIN_SECONDS, EngineError, EngineStream
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,12 @@ class Engine:
         self._socket: Path | None = None
         self._is_podman: bool | None = None
 
+    async def facts(self) -> EngineFacts:
+        """Return facts about the engine. Raises DriverError when none answers."""
+        return await self.call(
+            "ask the container engine", lambda client: rows.facts_in(client.info(), client.version())
+        )
+
     async def is_podman(self) -> bool:
         """Return whether the engine is Podman, which is asked once. Raises DriverError."""
         if self._is_podman is None:
@@ -182,6 +189,17 @@ class Engine:
                 f"cannot {doing}: the container engine{self._at} has not answered within {seconds:g} s",
                 hint="does it hang? docker ps, or podman ps",
             ) from None
+
+    async def for_each(self, ids: Sequence[str], look: Callable[[APIClient, str], _T | None]) -> list[_T]:
+        """Ask for containers, some at a time; those that go meanwhile (None) are left out."""
+        doing = "look at containers"
+        shares = [ids[start::AT_ONCE] for start in range(min(AT_ONCE, len(ids)))]
+
+        def of_share(share: Iterable[str]) -> Callable[[APIClient], list[_T | None]]:
+            return lambda client: [look(client, each) for each in share]
+
+        found = await asyncio.gather(*(self.call(doing, of_share(share)) for share in shares))
+        return [each for share in found for each in share if each is not None]
 
     @asynccontextmanager
     async def stream(

@@ -19,7 +19,8 @@ import msgspec
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
 from kvmcompose.providers.containers.connection import Engine, EngineRefusalError
-from kvmcompose.providers.containers.interface import PROJECT_LABEL, ObservedContainer, following
+from kvmcompose.providers.containers.interface.containers import ObservedContainer, following
+from kvmcompose.providers.containers.labels import PROJECT_LABEL
 
 #: Returns containers by ID as they are now, None for those that are gone: those with these IDs, or all of a
 #: project (None) and all that are known.

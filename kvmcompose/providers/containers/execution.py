@@ -71,7 +71,7 @@ class Execution:
         environment: Mapping[str, str] | None,
         stdin: Pieces | None,
     ) -> int:
-        """Run it to its end and return its exit status; cancelling ends it. See ``Containers.run``."""
+        """Run it to its end and return its exit status; cancelling ends it. See ``ContainerInside.run``."""
 
         def create(client: APIClient) -> str:
             made = client.exec_create(

@@ -1,8 +1,9 @@
-"""Images in one engine: pulled, loaded, saved, built."""
+"""Images in one engine: pulled, loaded, saved, built, made of containers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import posixpath
 import re
@@ -20,7 +21,9 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.containers import rows
 from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, Engine, failure
-from kvmcompose.providers.containers.interface import BUILD_LABEL, PROJECT_LABEL, FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
+from kvmcompose.providers.containers.labels import BUILD_LABEL, PROJECT_LABEL
+from kvmcompose.providers.containers.ownership import ContainerOwnership
 
 _TAR = {"Content-Type": "application/x-tar"}
 #: How long a build may take, in seconds, and how much it may print, in bytes.
@@ -41,10 +44,11 @@ _MOST_BYTES = 1 << 60
 
 
 class EngineImages:
-    """See ``ContainerImages``."""
+    """See ``ContainerImages``. ``host`` is the name of the engine's host, for messages."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, host: str) -> None:
         self._engine = engine
+        self._ownership = ContainerOwnership(engine, host)
 
     async def image(self, reference: str) -> FoundImage | None:
         named = await self._engine.named(reference)
@@ -146,6 +150,26 @@ class EngineImages:
                 f"cannot {doing}: it has not ended within {BUILD_SECONDS / 60:g} min"
             ) from error
         return await self._id_of(tag, doing)
+
+    async def commit(self, project: str, name: str, tag: str) -> str:
+        doing = f"make an image of the container {name}"
+        label = f"LABEL {PROJECT_LABEL}={project}"  # Podman keeps quotes
+        named, put = await self._engine.named(tag), await self._engine.completed(tag)
+        facts = await self._engine.facts()
+        pause = facts.limits or not facts.rootless  # or a rootless engine refuses to copy its files
+
+        def commit(client: APIClient) -> str:
+            found = client.inspect_container(name)
+            self._ownership.check(project, name, found, doing)
+            with contextlib.suppress(NotFound):
+                there = (client.inspect_image(named).get("Config") or {}).get("Labels") or {}
+                if there.get(PROJECT_LABEL) != project:
+                    raise DriverError(f"cannot {doing}: {tag} is an image that is not the project's")
+            repository, _, last = put.rpartition(":")
+            made = client.commit(found["Id"], repository, last, pause=pause, changes=[label])
+            return rows.image_id(str(made["Id"]))
+
+        return await self._engine.call(doing, commit, seconds=COPY_SECONDS)
 
     async def remove_image(self, project: str, tag: str) -> None:
         doing = f"remove the image {tag}"

@@ -16,10 +16,11 @@ import msgspec
 from docker import APIClient
 from docker.errors import APIError, NotFound
 
-from kvmcompose.core.instance import HostMeasures, HostSize, Measured
+from kvmcompose.core.instance import HostMeasures, HostSize, Measured, Usage
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.interface import PROJECT_LABEL, EngineFacts
+from kvmcompose.providers.containers.interface import EngineFacts
+from kvmcompose.providers.containers.labels import PROJECT_LABEL
 
 #: A line of ``/proc/PID/net/dev`` behind its path: the process, the interface, and sixteen numbers.
 _INTERFACE = re.compile(r"/proc/([0-9]{1,10})/net/dev:\s*([^\s:]+):([\s0-9]+)$")
@@ -75,6 +76,16 @@ def measured(client: APIClient, container: str, *, limits: bool) -> tuple[int, M
             if not _has_ended(error):
                 raise
     return pid, measured_in(row, stats, time.time())
+
+
+def used(client: APIClient, container: str) -> tuple[str, Usage] | None:
+    """Return the ID of a container and what it uses; None for one that ends just now."""
+    try:
+        return container, rows.usage_in(client.stats(container, stream=False, one_shot=True))
+    except APIError as error:
+        if _has_ended(error):
+            return None
+        raise
 
 
 def _has_ended(error: APIError) -> bool:

@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from kvmcompose.core.instance import Usage
-from kvmcompose.providers.containers.interface import (
+from kvmcompose.providers.containers.interface import EngineFacts
+from kvmcompose.providers.containers.interface.containers import ObservedContainer
+from kvmcompose.providers.containers.interface.images import FoundImage
+from kvmcompose.providers.containers.labels import (
     BUILD_LABEL,
     GUEST_LABEL,
     MADE_LABEL,
     NAME_LABEL,
     PROJECT_LABEL,
-    EngineFacts,
-    FoundImage,
-    ObservedContainer,
 )
 
 _MIB = 1 << 20

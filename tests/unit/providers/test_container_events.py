@@ -22,8 +22,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import events
 from kvmcompose.providers.containers.connection import Engine
-from kvmcompose.providers.containers.driver import EngineContainers
-from kvmcompose.providers.containers.interface import ObservedContainer
+from kvmcompose.providers.containers.driver import HostEngine
+from kvmcompose.providers.containers.interface.containers import Containers, ObservedContainer
 
 #: Under load, a socket is now and then left to the garbage collector; whose it is, is not known yet.
 #: It is collected here, so that no later test of the process fails for it.
@@ -132,12 +132,12 @@ def serving(path: Path, engine: Reporting) -> Iterator[None]:
 class Follower:
     """Collects what a project's events are."""
 
-    def __init__(self, containers: EngineContainers, project: str = "p") -> None:
+    def __init__(self, containers: Containers, project: str = "p") -> None:
         self.seen: list[tuple[str, str]] = []
         self.error: DriverError | None = None
         self.task = asyncio.create_task(self._follow(containers, project))
 
-    async def _follow(self, containers: EngineContainers, project: str) -> None:
+    async def _follow(self, containers: Containers, project: str) -> None:
         try:
             async with aclosing(containers.events(project)) as found:
                 async for each in found:
@@ -173,8 +173,8 @@ def path(tmp_path: Path, engine: Reporting) -> Iterator[Path]:
         yield tmp_path / "engine.sock"
 
 
-def drive(path: Path) -> EngineContainers:
-    return EngineContainers(Engine([path], come_back=1), LocalRunner("one"))
+def drive(path: Path) -> HostEngine:
+    return HostEngine(Engine([path], come_back=1), LocalRunner("one"))
 
 
 async def settled() -> None:
@@ -183,7 +183,8 @@ async def settled() -> None:
 
 def test_each_change_is_looked_up_and_those_of_others_are_not(path: Path, engine: Reporting) -> None:
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await follower.sees(("1", "running"))
         await settled()
@@ -206,14 +207,15 @@ def test_each_change_is_looked_up_and_those_of_others_are_not(path: Path, engine
         await follower.sees(("3", "running"))
         assert {each for each in engine.asked if "/2/" in each or each.endswith("/containers/json")} == set()
         await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
 
 def test_what_happens_while_nothing_is_reported_is_seen_afterwards(path: Path, engine: Reporting) -> None:
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await follower.sees(("1", "running"))
         await settled()
@@ -228,14 +230,15 @@ def test_what_happens_while_nothing_is_reported_is_seen_afterwards(path: Path, e
         engine.report("1")
         await follower.sees(("1", "exited"), ("1", "running"))
         await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
 
 def test_all_listeners_share_a_stream_which_ends_with_them(path: Path, engine: Reporting) -> None:
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         followers = [Follower(containers), Follower(containers), Follower(containers, "q")]
         await followers[0].sees(("1", "running"))
         await followers[1].sees(("1", "running"))
@@ -250,7 +253,7 @@ def test_all_listeners_share_a_stream_which_ends_with_them(path: Path, engine: R
         await settled()
         assert len(engine.streams) == 2
         await again.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
@@ -259,12 +262,13 @@ def test_an_engine_that_refuses_is_named(path: Path, engine: Reporting) -> None:
     engine.refuses = True
 
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await asyncio.wait_for(follower.task, 10)
         assert follower.error is not None
         assert "cannot follow the events of containers" in follower.error.message
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
@@ -273,20 +277,22 @@ def test_streams_that_end_at_once_are_not_opened_all_the_time(path: Path, engine
     engine.ends_at_once = True
 
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await asyncio.sleep(1.5)
         assert 2 <= len(engine.streams) <= 4
         assert follower.seen == [("1", "running")]
         await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
 
 def test_events_that_make_no_sense_are_survived(path: Path, engine: Reporting) -> None:
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await follower.sees(("1", "running"))
         await settled()
@@ -316,7 +322,7 @@ def test_events_that_make_no_sense_are_survived(path: Path, engine: Reporting) -
         await follower.sees(("1", "paused"))
         assert follower.error is None
         await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
@@ -343,7 +349,8 @@ def test_containers_that_an_engine_reports_and_does_not_list_are_not_remembered(
     monkeypatch.setattr(events, "_MOST_KNOWN", 5)
 
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         follower = Follower(containers)
         await follower.sees(("1", "running"))
         await settled()
@@ -355,7 +362,7 @@ def test_containers_that_an_engine_reports_and_does_not_list_are_not_remembered(
             while {each for each, state in follower.seen if state == "gone"} != engine.unlisted:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
@@ -367,14 +374,15 @@ def test_what_is_not_the_projects_is_gone(path: Path, engine: Reporting) -> None
         return found.name, found.state
 
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         found = containers.events("p")
         assert named(await anext(found)) == ("c1", "running")
         engine.projects["1"] = "q"
         engine.report("1", labels={"kvm-compose.project": "p"})
         assert named(await asyncio.wait_for(anext(found), 10)) == ("c1", "gone")
         await found.aclose()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())
 
@@ -386,7 +394,8 @@ def test_an_engine_that_is_away_is_asked_seldom_and_seen_when_it_comes(
     looks: list[str] = []
 
     async def run() -> None:
-        containers = drive(path)
+        driven = drive(path)
+        containers = driven.containers
         observe = containers.observe
 
         async def counted(project: str) -> object:
@@ -400,6 +409,6 @@ def test_an_engine_that_is_away_is_asked_seldom_and_seen_when_it_comes(
         with serving(path, engine):
             await follower.sees(("1", "running"))
             await follower.stop()
-        await containers.close()
+        await driven.close()
 
     asyncio.run(run())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from docker.errors import APIError
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers import measuring, rows
@@ -160,6 +162,19 @@ def test_a_container_that_does_not_run_uses_nothing(stats: dict[str, Any] | None
 def test_an_engine_that_measures_nothing_knows_the_state() -> None:
     found = measuring.measured_in(inspected(**RUNNING), None, now=1795824001.0)
     assert (found.state, found.uptime, found.cpu_seconds) == ("running", 1, None)
+
+
+@pytest.mark.parametrize(("status", "is_left_out"), [(404, True), (500, True), (403, False)])
+def test_a_container_that_goes_while_it_is_measured_is_left_out(status: int, is_left_out: bool) -> None:
+    def refuse(*_asked: object, **_options: object) -> None:
+        raise APIError("no", response=SimpleNamespace(status_code=status))
+
+    client: Any = SimpleNamespace(stats=refuse)
+    if is_left_out:
+        assert measuring.used(client, "5") is None
+    else:
+        with pytest.raises(APIError):
+            measuring.used(client, "5")
 
 
 def test_what_interfaces_have_counted() -> None:

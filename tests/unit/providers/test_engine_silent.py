@@ -18,7 +18,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import connection
 from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine, failure
-from kvmcompose.providers.containers.driver import EngineContainers
+from kvmcompose.providers.containers.driver import HostEngine
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
@@ -87,16 +87,16 @@ def test_who_only_looks_hears_of_it_before_the_client_gives_up(
 
     async def look(awake: threading.Event) -> None:
         engine = Engine([path])
-        containers = EngineContainers(engine, LocalRunner("one"))
-        for asked in (containers.facts(), containers.observe("lab")):
+        driven = HostEngine(engine, LocalRunner("one"))
+        for asked in (driven.facts(), driven.containers.observe("lab")):
             with pytest.raises(DriverError, match="the container engine has not answered within") as error:
                 await asked
             assert error.value.hint == "does it hang? docker ps, or podman ps"
         awake.set()
-        assert await containers.observe("lab") == {}
+        assert await driven.containers.observe("lab") == {}
         # a commit of many files says nothing until it is done
         assert await engine.call("ask", lambda client: client.timeout) >= COPY_SECONDS
-        await containers.close()
+        await driven.close()
 
     path = tmp_path / "engine.sock"
     with silent_engine(path) as awake:

@@ -10,7 +10,7 @@ from recorder import Recorder
 
 from kvmcompose.effects.survey import Finding
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.containers.interface import Containers, EngineFacts
+from kvmcompose.providers.containers.interface import ContainerEngine, EngineFacts
 from kvmcompose.providers.engine_survey import survey_engines
 
 
@@ -36,7 +36,7 @@ def survey(
     installed: bytes, configured: str | None = None, **engines: EngineFacts | DriverError
 ) -> list[Finding]:
     """What is found where these sockets answer, and these programs and users' sockets are there."""
-    asked = {f"/run/{name}.sock": cast(Containers, Answering(each)) for name, each in engines.items()}
+    asked = {f"/run/{name}.sock": cast(ContainerEngine, Answering(each)) for name, each in engines.items()}
     return asyncio.run(survey_engines(asked, Recorder(("dockerd", 0, installed, b"")), configured))
 
 

@@ -33,16 +33,16 @@ def test_a_container_lives_and_ends(tmp_path: Path) -> None:
     async def run() -> None:
         drivers = FakeDrivers(tmp_path / "world")
         host = drivers.host(MAIN)
-        containers = host.containers
+        containers, inside = host.engine.containers, host.engine.inside
         with pytest.raises(DriverError, match="No such image"):
             await containers.create("p", "a", "p-a", REQUEST)
-        image = await host.images.pull("tiny:1", print)
+        image = await host.engine.images.pull("tiny:1", print)
         for _ in range(2):
             identity = await containers.create("p", "a", "p-a", REQUEST, "v1")
         with pytest.raises(DriverError, match="made from something else"):
             await containers.create("p", "a", "p-a", REQUEST, "v2")
         with pytest.raises(DriverError, match="not running"):
-            await containers.run("p", "p-a", ["true"], print)
+            await inside.run("p", "p-a", ["true"], print)
         await containers.start("p", "p-a")
         found = (await containers.observe("p"))["p-a"]
         assert (found.id, found.state, found.image, found.made) == (identity, "running", image, "v1")
@@ -61,19 +61,19 @@ def test_a_container_lives_and_ends(tmp_path: Path) -> None:
         assert (found.state, found.exit_code, found.reason) == ("exited", 0, None)
 
         await containers.start("p", "p-a")
-        await containers.put("p", "p-a", "/root", archive())
-        assert b"kept" in b"".join([each async for each in containers.get("p", "p-a", "/root")])
-        snapshot = await containers.commit("p", "p-a", "kvm-compose-p-a:s1")
-        assert [each.id for each in await host.images.of_project("p")] == [snapshot]
+        await inside.put("p", "p-a", "/root", archive())
+        assert b"kept" in b"".join([each async for each in inside.get("p", "p-a", "/root")])
+        snapshot = await host.engine.images.commit("p", "p-a", "kvm-compose-p-a:s1")
+        assert [each.id for each in await host.engine.images.of_project("p")] == [snapshot]
         await drivers.close()
 
         host = FakeDrivers(tmp_path / "world").host(MAIN)  # after a restart of the server
-        assert (await host.containers.observe("p"))["p-a"].state == "running"
+        assert (await host.engine.containers.observe("p"))["p-a"].state == "running"
         for _ in range(2):
-            await host.containers.remove("p", "p-a")
-        assert await host.containers.observe("p") == {}
-        await host.images.remove_image("p", "kvm-compose-p-a:s1")
-        assert await host.images.of_project("p") == []
+            await host.engine.containers.remove("p", "p-a")
+        assert await host.engine.containers.observe("p") == {}
+        await host.engine.images.remove_image("p", "kvm-compose-p-a:s1")
+        assert await host.engine.images.of_project("p") == []
 
     asyncio.run(run())
 
@@ -81,18 +81,18 @@ def test_a_container_lives_and_ends(tmp_path: Path) -> None:
 def test_containers_of_others_are_not_touched() -> None:
     async def run() -> None:
         host = FakeDrivers().host(MAIN)
-        await host.images.pull("tiny:1", print)
-        await host.containers.create("q", "a", "p-a", REQUEST)
-        assert await host.containers.foreign("p", ["p-a", "p-b"]) == ["p-a"]
+        await host.engine.images.pull("tiny:1", print)
+        await host.engine.containers.create("q", "a", "p-a", REQUEST)
+        assert await host.engine.containers.foreign("p", ["p-a", "p-b"]) == ["p-a"]
         for call in (
-            host.containers.create("p", "a", "p-a", REQUEST),
-            host.containers.start("p", "p-a"),
-            host.containers.remove("p", "p-a"),
+            host.engine.containers.create("p", "a", "p-a", REQUEST),
+            host.engine.containers.start("p", "p-a"),
+            host.engine.containers.remove("p", "p-a"),
         ):
             with pytest.raises(DriverError, match="has this name"):
                 await call
-        assert list(await host.containers.observe("q")) == ["p-a"]
+        assert list(await host.engine.containers.observe("q")) == ["p-a"]
         with pytest.raises(DriverError, match="not the project's"):
-            await host.images.remove_image("p", "tiny:1")
+            await host.engine.images.remove_image("p", "tiny:1")
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ from kvmcompose.core.image_build import build_tag
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.archives import build_context_digest, pieces_in
-from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._images import main_host, turn
@@ -26,10 +26,10 @@ async def known_build(
     """
     there: FoundImage | None = None
     with suppress(DriverError):  # said where the engine of the main host is asked for itself
-        there = await main.images.image(build_tag(project, build.key))
+        there = await main.engine.images.image(build_tag(project, build.key))
     if there is None or (there.project, there.build) != (project, build.key):
         return None
-    return there if host.name == main.name else await host.images.image(there.id)
+    return there if host.name == main.name else await host.engine.images.image(there.id)
 
 
 async def built(work: Work, build: ContainerBuild, step: RunningStep) -> str:
@@ -56,6 +56,6 @@ async def built(work: Work, build: ContainerBuild, step: RunningStep) -> str:
                 )
             size = await in_thread(file.seek, 0, 2)
             context = pieces_in(file, size)
-            image = await main.images.build(project, build.how, build.key, context, step.output)
+            image = await main.engine.images.build(project, build.how, build.key, context, step.output)
         step.say(f"{tag} is {image}")
         return image

@@ -19,7 +19,7 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Pieces
 from kvmcompose.images.image_archives import ArchivedImage, opened_image
-from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.resources._work import Work
@@ -34,13 +34,13 @@ async def known_image(host: HostDrivers, main: HostDrivers, reference: str) -> F
 
     Where the host does not know the reference, it means what it means on the main host.
     """
-    found = await host.images.image(reference)
+    found = await host.engine.images.image(reference)
     if found is not None or host.name == main.name:
         return found
     there: FoundImage | None = None
     with suppress(DriverError):  # a main host without containers need not have an engine
-        there = await main.images.image(reference)
-    return await host.images.image(there.id) if there is not None else None
+        there = await main.engine.images.image(reference)
+    return await host.engine.images.image(there.id) if there is not None else None
 
 
 def main_host(work: Work) -> HostDrivers:
@@ -57,12 +57,12 @@ async def send_image(work: Work, host: HostDrivers, image_id: str, step: Running
     """
     main = main_host(work)
     async with turn(work, host, image_id):
-        if host.name == main.name or await host.images.image(image_id) is not None:
+        if host.name == main.name or await host.engine.images.image(image_id) is not None:
             return
-        found = await main.images.image(image_id)
+        found = await main.engine.images.image(image_id)
         if found is None:
             raise DriverError(f"cannot send the image {image_id} to {host.name}: {main.name} lacks it, too")
-        async with aclosing(main.images.save(image_id)) as archive:
+        async with aclosing(main.engine.images.save(image_id)) as archive:
             await _load(host, image_id, archive, Progress(step, found.size), step)
 
 
@@ -82,7 +82,7 @@ async def load_file(work: Work, host: HostDrivers, run: ContainerGuest, step: Ru
     source = run.image_file
     assert source is not None  # noqa: S101 (it is in a file)
     async with turn(work, host, run.image):
-        if await host.images.image(run.image) is not None:
+        if await host.engine.images.image(run.image) is not None:
             return
         with ExitStack() as stack:
             image = await in_thread(stack.enter_context, opened_file(work.testbed, source))
@@ -95,7 +95,7 @@ async def load_file(work: Work, host: HostDrivers, run: ContainerGuest, step: Ru
 async def _load(
     host: HostDrivers, image_id: str, archive: Pieces, progress: Progress, step: RunningStep
 ) -> None:
-    await host.images.load(_counted(archive, progress), image_id, step.output)
+    await host.engine.images.load(_counted(archive, progress), image_id, step.output)
     progress.end(image_id)
 
 

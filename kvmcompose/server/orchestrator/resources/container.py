@@ -16,7 +16,7 @@ from kvmcompose.core.names import first_few
 from kvmcompose.core.resource import STOPPING, Change, Found, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.containers.interface import HalfStartedError, ObservedContainer
+from kvmcompose.providers.containers.interface.containers import HalfStartedError, ObservedContainer
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerPlace, FoundNic
 from kvmcompose.reconcile.difference import Asked
@@ -174,7 +174,7 @@ async def _check_names(work: Work, host: HostDrivers) -> None:
     names = [guest.state.domain for guest in guests if isinstance(guest.run, ContainerGuest)]
     if not names:
         return
-    foreign = await host.containers.foreign(work.context.project, names)
+    foreign = await host.engine.containers.foreign(work.context.project, names)
     if foreign:
         raise DriverError(
             f"names are taken by other containers: {first_few(foreign)}",
@@ -209,7 +209,7 @@ async def apply(work: Work, host: HostDrivers, changes: Sequence[Change]) -> Non
     work.running.add(guest.name)
     project, name = work.context.project, guest.state.domain
     if spec.state == "paused":
-        await shielded(host.containers.pause(project, name))
+        await shielded(host.engine.containers.pause(project, name))
 
 
 def _step_name(found: Found, spec: ContainerSpec) -> str:
@@ -235,12 +235,12 @@ async def _created(work: Work, host: HostDrivers, guest: LoadedGuest, change: Ch
         _marks.begin(work, guest.name)
     if not is_there:
         request = await in_thread(container_request, context, work.testbed, guest)
-        if restored is not None and await host.images.image(restored) is not None:
+        if restored is not None and await host.engine.images.image(restored) is not None:
             request = {**request, "Image": restored}
             work.log.say(f"{guest.name} is restored from its snapshot, which was begun", guest=guest.name)
         else:
             request = await _named_as_there(work, host, guest, request)
-        known = await host.containers.create(project, identity, name, request, spec.made)
+        known = await host.engine.containers.create(project, identity, name, request, spec.made)
     runtime.note_restoring(context, guest, spec.made, None)
     return known
 
@@ -252,7 +252,7 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
     spec: ContainerSpec = change.wanted.spec
     known = await _created(work, host, guest, change)
     try:
-        container = await host.containers.start(project, name, known)
+        container = await host.engine.containers.start(project, name, known)
     except HalfStartedError as error:
         container = await _made_again(work, host, guest, error)
     runtime.check_runs(guest, container)
@@ -261,7 +261,7 @@ async def _start_container(work: Work, host: HostDrivers, guest: LoadedGuest, ch
     try:
         await _plug(work, host, spec, ContainerPlace(id=container.id, pid=container.pid))
     except DriverError:
-        runtime.check_runs(guest, await host.containers.container(project, name))  # why it has ended
+        runtime.check_runs(guest, await host.engine.containers.container(project, name))  # why it has ended
         raise
 
 
@@ -273,7 +273,7 @@ async def _named_as_there(
     found = None
     if isinstance(run, ContainerGuest) and run.build is not None and reference == run.image:
         found = await known_build(host, main, run.build, work.context.project)
-    elif host.name != main.name and await host.images.image(reference) is None:
+    elif host.name != main.name and await host.engine.images.image(reference) is None:
         found = await known_image(host, main, reference)
     return request if found is None else {**request, "Image": found.id}
 
@@ -286,15 +286,15 @@ async def _made_again(
     It is of the same image, which may be a snapshot. Raises DriverError.
     """
     project, name = work.context.project, guest.state.domain
-    there = await host.containers.container(project, name)
+    there = await host.engine.containers.container(project, name)
     if there.started is not None:
         hint = f"kvm-compose up --recreate {guest.name} makes another one, without what it has written"
         raise DriverError(error.message, hint=hint) from error
     request = await in_thread(container_request, work.context, work.testbed, guest)
-    await host.containers.remove(project, name)
+    await host.engine.containers.remove(project, name)
     request |= {"Image": there.image}
-    known = await host.containers.create(project, guest.state.identity, name, request, there.made)
-    return await host.containers.start(project, name, known)
+    known = await host.engine.containers.create(project, guest.state.identity, name, request, there.made)
+    return await host.engine.containers.start(project, name, known)
 
 
 async def _plug(
@@ -328,10 +328,10 @@ async def _update(
         names = [each.nic.name for each in spec.nics if each.nic.end in ends]
         step.say(f"connected: {first_few(names)}" if names else f"removed: {first_few(removed)}")
     if found.state == "paused" and spec.state == "running":
-        await shielded(host.containers.unpause(project, detail.name))
+        await shielded(host.engine.containers.unpause(project, detail.name))
         step.say("resumed")
     elif found.state == "running" and spec.state == "paused":
-        await shielded(host.containers.pause(project, detail.name))
+        await shielded(host.engine.containers.pause(project, detail.name))
         step.say("paused")
 
 
@@ -345,11 +345,11 @@ async def remove(work: Work, host: HostDrivers, changes: Sequence[Change]) -> No
     with work.step(STAGE, f"stop:{name}", guest=name, host=host.name):
         if found.state in ON:
             seconds = min(STOP_SECONDS, int(work.timeout))
-            await shielded(host.containers.stop(project, detail.name, seconds))
+            await shielded(host.engine.containers.stop(project, detail.name, seconds))
         if not work.is_second(change):
             work.running.discard(name)
         if found.state != GONE and change.verb in (Verb.REMOVE, Verb.MOVE, Verb.REPLACE):
-            await shielded(host.containers.remove(project, detail.name))
+            await shielded(host.engine.containers.remove(project, detail.name))
         if change.verb not in (Verb.RESTART, Verb.REPLACE):
             ends = tuple(sorted(detail.nics.keys() | detail.bridges.keys()))
             await shielded(_plugs_of(work, host).change(PlugChange(removed=ends)))

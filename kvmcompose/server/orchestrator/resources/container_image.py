@@ -101,7 +101,7 @@ async def _from_main_host(work: Work, reference: str, step: RunningStep, error: 
     """Return the ID of an image that the main host has, or can pull. Raises ``error`` when it cannot."""
     main = main_host(work)
     try:
-        there = await main.images.image(reference)
+        there = await main.engine.images.image(reference)
         return there.id if there is not None else await _pulled(work, main, reference, step)
     except DriverError as failed:
         raise DriverError(
@@ -112,7 +112,7 @@ async def _from_main_host(work: Work, reference: str, step: RunningStep, error: 
 async def _pulled(work: Work, host: HostDrivers, reference: str, step: RunningStep) -> str:
     """Pull an image and return its ID; it is pulled once, however many hosts need it from this one."""
     async with turn(work, host, reference):
-        return await host.images.pull(reference, step.output)
+        return await host.engine.images.pull(reference, step.output)
 
 
 def bytes_to_send(testbed: LoadedTestbed, change: Change) -> int:

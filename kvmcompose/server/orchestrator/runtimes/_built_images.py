@@ -26,7 +26,7 @@ async def purge(context: Context, host: HostDrivers) -> Sequence[str]:
             break
         for name in names:
             try:
-                await shielded(host.images.remove_image(context.project, name))
+                await shielded(host.engine.images.remove_image(context.project, name))
                 gone.add(name)
             except DriverError as error:
                 kept[name] = f"{name} stays on {host.name}: {error.message}"
@@ -41,7 +41,7 @@ async def _names(project: str, host: HostDrivers) -> list[str]:
     """
     prefix = f"{build_repository(project)}:"
     found = []
-    for image in await host.images.of_project(project):
+    for image in await host.engine.images.of_project(project):
         if image.build:
             found += [tag for tag in image.tags if tag.startswith(prefix)] if image.tags else [image.id]
     return found

@@ -17,8 +17,8 @@ async def get(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, path: str
 ) -> AsyncGenerator[bytes]:
     """Yield a tar archive of a file or folder of a container, running or not."""
-    containers = context.host_of(guest, testbed).containers
-    async with aclosing(containers.get(context.project, guest.state.domain, path)) as archive:
+    inside = context.host_of(guest, testbed).engine.inside
+    async with aclosing(inside.get(context.project, guest.state.domain, path)) as archive:
         async for piece in archive:
             yield piece
 
@@ -27,15 +27,15 @@ async def put(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, folder: str, archive: Pieces
 ) -> None:
     """Extract a tar archive in a folder of a container, running or not."""
-    containers = context.host_of(guest, testbed).containers
-    await containers.put(context.project, guest.state.domain, folder, archive)
+    inside = context.host_of(guest, testbed).engine.inside
+    await inside.put(context.project, guest.state.domain, folder, archive)
 
 
 async def engine(context: Context, testbed: LoadedTestbed, host: str) -> EngineAccess | None:
     """Return which program the engine of a host is; None when it does not answer."""
     configured = testbed.state.testbed_hosts[host].container_engine
     try:
-        facts = await context.host(testbed.state.testbed_hosts[host]).containers.facts()
+        facts = await context.host(testbed.state.testbed_hosts[host]).engine.facts()
     except DriverError:
         return None
     program: Literal["docker", "podman"] = "podman" if facts.engine == "Podman" else "docker"

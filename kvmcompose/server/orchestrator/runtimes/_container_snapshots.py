@@ -19,7 +19,7 @@ from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.containers.interface import FoundImage
+from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.providers.netns.container_nics import ContainerPlace
 from kvmcompose.server.action_log import RunningStep
@@ -72,13 +72,13 @@ async def snapshot(
         step.say(f"{guest.name} has its files of then and its settings of now")
         return
     if command.verb is SnapshotVerb.CREATE:
-        state = (await host.containers.container(project, name)).state
+        state = (await host.engine.containers.container(project, name)).state
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        await shielded(host.containers.commit(project, name, _tag(guest, command.name)))
+        await shielded(host.engine.images.commit(project, name, _tag(guest, command.name)))
         noted |= {command.name: _Then(created=now, state=state)}
     else:
         tag = next(tag for known, _, tag in await _images(context, host, guest) if known == command.name)
-        await shielded(host.images.remove_image(project, tag))
+        await shielded(host.engine.images.remove_image(project, tag))
         noted.pop(command.name, None)
     notes = [(known, msgspec.json.encode(then).decode()) for known, then in noted.items()]
     context.store.keep_snapshots(project, identity, notes)
@@ -90,22 +90,22 @@ async def _restore(context: Context, testbed: LoadedTestbed, guest: LoadedGuest,
     project, name = context.project, guest.state.domain
     image = next(image for known, image, _ in await _images(context, host, guest) if known == wanted)
     request = await in_thread(container_request, context, testbed, guest)
-    before = await host.containers.container(project, name)
-    await host.containers.stop(project, name, _STOP_SECONDS)
+    before = await host.engine.containers.container(project, name)
+    await host.engine.containers.stop(project, name, _STOP_SECONDS)
     store, identity = context.store, guest.state.identity
     with store.in_one():
         # what was done in it later is unknown to it; what is noted in its files, is read again
         store.forget_marks(project, identity)
         # if this server ends now, the next up continues
         note_restoring(context, guest, before.made, image.id)
-    await host.containers.remove(project, name)
-    created = await host.containers.create(
+    await host.engine.containers.remove(project, name)
+    created = await host.engine.containers.create(
         project, identity, name, {**request, "Image": image.id}, before.made
     )
     note_restoring(context, guest, before.made, None)
     if not before.pid:
         return
-    now = await host.containers.start(project, name, created)
+    now = await host.engine.containers.start(project, name, created)
     if not now.pid:
         raise DriverError(
             f"{guest.name} has ended" + (f": {now.reason}" if now.reason else ""),
@@ -117,7 +117,7 @@ async def _restore(context: Context, testbed: LoadedTestbed, guest: LoadedGuest,
     )
     await Plugs(project, host).change(change)
     if before.state == "paused":
-        await host.containers.pause(project, name)
+        await host.engine.containers.pause(project, name)
 
 
 def being_restored(context: Context, guest: LoadedGuest, made: str) -> str | None:
@@ -142,7 +142,7 @@ async def snapshots(context: Context, testbed: LoadedTestbed, guest: LoadedGuest
     images = await _images(context, host, guest)
     if not images:
         return ()
-    current = (await host.containers.container(context.project, guest.state.domain)).image
+    current = (await host.engine.containers.container(context.project, guest.state.domain)).image
     return sorted(
         (_status(guest, name, noted.get(name), current=image.id == current) for name, image, _ in images),
         key=lambda each: (each.created, each.name),
@@ -156,10 +156,10 @@ def kept_snapshots(context: Context, guest: LoadedGuest) -> Sequence[SnapshotSta
 
 async def purge(context: Context, host: HostDrivers) -> None:
     """Remove the snapshots of the project's containers from a host, if it has an engine."""
-    for image in await host.images.of_project(context.project):
+    for image in await host.engine.images.of_project(context.project):
         for tag in image.tags:
             if f"{SNAPSHOT_REPOSITORY}/" in tag:
-                await shielded(host.images.remove_image(context.project, tag))
+                await shielded(host.engine.images.remove_image(context.project, tag))
 
 
 def _tag(guest: LoadedGuest, name: str) -> str:
@@ -173,7 +173,7 @@ async def _images(
     prefix = _tag(guest, "")
     return [
         (tag.rpartition(":")[2], image, tag)
-        for image in await host.images.of_project(context.project)
+        for image in await host.engine.images.of_project(context.project)
         for tag in image.tags
         if tag.removeprefix("localhost/").startswith(prefix)
     ]

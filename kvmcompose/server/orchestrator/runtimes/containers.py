@@ -17,7 +17,9 @@ from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import OnLine, Pieces
 from kvmcompose.providers.containers.connection import LOOK_SECONDS
-from kvmcompose.providers.containers.interface import Containers, EngineFacts, ObservedContainer
+from kvmcompose.providers.containers.interface import EngineFacts
+from kvmcompose.providers.containers.interface.containers import ObservedContainer
+from kvmcompose.providers.containers.interface.inside import ContainerInside
 from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.privileges import container_request
@@ -73,7 +75,7 @@ def instance(guest: LoadedGuest) -> Ref:
 
 async def instances(context: Context, host: HostDrivers) -> Mapping[str, ContainerInstance]:
     """Return the project's containers on a host."""
-    found = await host.containers.observe(context.project)
+    found = await host.engine.containers.observe(context.project)
     now = time.time()
     return {name: _instance(each, now) for name, each in found.items()}
 
@@ -95,7 +97,7 @@ def _instance(each: ObservedContainer, now: float) -> ContainerInstance:
 async def events(context: Context, host: HostDrivers) -> AsyncGenerator[InstanceEvent]:
     """Yield the state of each of the project's containers, and then what its engine reports."""
     healths: dict[str, str] = {}
-    async with aclosing(host.containers.events(context.project)) as containers:
+    async with aclosing(host.engine.containers.events(context.project)) as containers:
         async for each in containers:
             if healths.get(each.id) not in (None, each.health):
                 # what was seen within its interval is out of date
@@ -110,12 +112,12 @@ async def events(context: Context, host: HostDrivers) -> AsyncGenerator[Instance
 
 async def usage(context: Context, host: HostDrivers) -> Mapping[str, Usage]:
     """Return what the project's containers on a host use: a call to the engine for each."""
-    return await host.containers.usage(context.project)
+    return await host.engine.containers.usage(context.project)
 
 
 async def measure(host: HostDrivers) -> HostMeasures:
     """Return what the containers of all projects on a host have used: a call to the engine for each."""
-    found = await host.containers.measure()
+    found = await host.engine.measure()
     return HostMeasures(
         size=found.size,
         instances=tuple(
@@ -126,14 +128,14 @@ async def measure(host: HostDrivers) -> HostMeasures:
 
 async def size(_context: Context, host: HostDrivers) -> EngineFacts:
     """Return what the engine says of a host."""
-    return await host.containers.facts()
+    return await host.engine.facts()
 
 
 class ContainerEntrance:
     """See ``Entrance``. Without a user, commands run as the one that the container is made for."""
 
-    def __init__(self, containers: Containers, project: str, guest: LoadedGuest) -> None:
-        self._containers = containers
+    def __init__(self, inside: ContainerInside, project: str, guest: LoadedGuest) -> None:
+        self._inside = inside
         self._project = project
         self._name = guest.state.domain
         self.guest = guest.name
@@ -151,7 +153,7 @@ class ContainerEntrance:
     ) -> int:
         """Run a command and return its exit status."""
         words = argv if user in (None, "root") else ["sh", "-c", _AT_HOME, "sh", *argv]
-        return await self._containers.run(
+        return await self._inside.run(
             self._project, self._name, words, on_line, user=user or "", seconds=seconds, stdin=stdin
         )
 
@@ -161,7 +163,7 @@ class ContainerEntrance:
             return
         printed: deque[str] = deque(maxlen=1)
         argv = ["sh", "-c", "true"]
-        status = await self._containers.run(
+        status = await self._inside.run(
             self._project, self._name, argv, printed.append, user=user, seconds=_CHECK_SECONDS
         )
         if status in _CANNOT_START:
@@ -177,7 +179,7 @@ class ContainerEntrance:
 
 async def entrance(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> ContainerEntrance:
     """Return the way into a guest."""
-    return ContainerEntrance(context.host_of(guest, testbed).containers, context.project, guest)
+    return ContainerEntrance(context.host_of(guest, testbed).engine.inside, context.project, guest)
 
 
 def is_waited_for(guest: LoadedGuest) -> bool:
@@ -187,7 +189,7 @@ def is_waited_for(guest: LoadedGuest) -> bool:
 
 async def wait(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
     """A container that was started can be entered, unless it has ended since."""
-    containers = context.host_of(guest, testbed).containers
+    containers = context.host_of(guest, testbed).engine.containers
     check_runs(guest, await containers.container(context.project, guest.state.domain))
 
 
@@ -206,7 +208,7 @@ async def check_health(context: Context, testbed: LoadedTestbed, guest: LoadedGu
 
     Docker's first check comes after an interval, and Podman without systemd makes none.
     """
-    containers = context.host_of(guest, testbed).containers
+    containers = context.host_of(guest, testbed).engine.containers
     found = await containers.container(context.project, guest.state.domain)
     if found.health == "unhealthy":
         return found.health_reason or "as its engine says"
@@ -219,8 +221,8 @@ async def console(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, after: int | None, wait: int
 ) -> ConsolePart:
     """Return a part of what the container has printed, as lines. Its engine has the newest of it."""
-    containers = context.host_of(guest, testbed).containers
-    where = (containers, context.project, guest.state.domain)
+    inside = context.host_of(guest, testbed).engine.inside
+    where = (inside, context.project, guest.state.domain)
     part = await _in_time(_printed(*where, after), guest)
     if after is not None and not part.data and wait:
         with suppress(TimeoutError):
@@ -235,7 +237,7 @@ async def terminals(_context: Context, _testbed: LoadedTestbed, _guest: LoadedGu
 
 
 async def _printed(
-    containers: Containers, project: str, name: str, after: int | None, *, follow: bool = False
+    inside: ContainerInside, project: str, name: str, after: int | None, *, follow: bool = False
 ) -> ConsolePart:
     """Return what was printed from an offset in bytes, or the end of it, of one container's output.
 
@@ -243,7 +245,7 @@ async def _printed(
     engine has dropped the oldest: the end of it.
     """
     position, found = 0, bytearray()
-    async with aclosing(containers.logs(project, name, follow=follow)) as lines:
+    async with aclosing(inside.logs(project, name, follow=follow)) as lines:
         async for line in lines:
             data = line.encode(errors="replace") + b"\n"
             begin, position = position, position + len(data)
@@ -255,7 +257,7 @@ async def _printed(
                 if follow or len(found) >= CONSOLE_BYTES:
                     break
     if after is not None and position < after and not follow:
-        return await _printed(containers, project, name, None)
+        return await _printed(inside, project, name, None)
     return ConsolePart(start=position - len(found), data=bytes(found))
 
 
@@ -275,11 +277,11 @@ async def console_end(
     context: Context, testbed: LoadedTestbed, guest: LoadedGuest, count: int
 ) -> tuple[str, str]:
     """Return where what it printed is to be had, and the last lines."""
-    containers = context.host_of(guest, testbed).containers
+    inside = context.host_of(guest, testbed).engine.inside
     found: deque[str] = deque(maxlen=count)
 
     async def read() -> None:
-        async with aclosing(containers.logs(context.project, guest.state.domain, tail=count)) as lines:
+        async with aclosing(inside.logs(context.project, guest.state.domain, tail=count)) as lines:
             async for line in lines:
                 found.append(line)
 
