@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.public_keys import parse_public_keys
 from kvmcompose.guests import _files
 from kvmcompose.guests._cloud_init import LARGEST, CloudInit
-from kvmcompose.guests._yaml_places import MOST_ALIASES, YamlPlaces, yaml_places
+from kvmcompose.guests._yaml_places import YamlPlaces, yaml_places, yaml_value
 from kvmcompose.render.cloud_init import (
     CLOUD_CONFIG,
     CLOUD_CONFIG_TYPE,
@@ -36,6 +37,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _LISTS = ("users", "bootcmd", "runcmd")
 #: Short keys: cloudbase-init has other names, or none, for what they are translated to.
 _NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
+#: So many characters of a value are shown.
+_SHOWN = 40
 #: With more, a file is not checked by the schema, which would take long.
 _MOST_VALUES = 20_000
 _FORMATS = "#cloud-config, #!, #include, ## template: jinja, or a MIME archive in the first line"
@@ -146,6 +149,7 @@ def _check_users(
     section: CloudInit, machine: Machine, contents: dict[_Path, bytes], at: _Path
 ) -> Iterator[Complaint]:
     names = {machine.body.username: "the machine's username", "root": "a user of every guest"}
+    numbers: dict[int, str] = {}
     for number, user in enumerate(section.users):
         here = (*at, "users", number)
         if user.name in names:
@@ -156,6 +160,14 @@ def _check_users(
                 hint="what cloud-init can do to it: user_data",
             )
         names[user.name] = f"the user of number {number}, too"
+        if user.uid in numbers:
+            yield Complaint(
+                code="duplicate-name",
+                path=(*here, "uid"),
+                message=f"{user.uid} is the uid of {numbers[user.uid]!r} as well",
+            )
+        if user.uid:
+            numbers.setdefault(user.uid, user.name)
         for index, key in enumerate(user.ssh_authorized_keys):
             for problem in parse_public_keys(key.encode(), "key")[1]:
                 yield Complaint(
@@ -179,13 +191,14 @@ def _check_users(
 def _check_files(section: CloudInit, contents: dict[_Path, bytes], at: _Path) -> Iterator[Complaint]:
     seen: dict[str, int] = {}
     for number, file in enumerate(section.files):
-        if file.path in seen:
+        path = "/" + posixpath.normpath(file.path).lstrip("/")
+        if path in seen:
             yield Complaint(
                 code="duplicate-path",
                 path=(*at, "files", number, "path"),
-                message=f"{file.path!r} is written by the file of number {seen[file.path]}, too",
+                message=f"{path!r} is written by the file of number {seen[path]}, too",
             )
-        seen.setdefault(file.path, number)
+        seen.setdefault(path, number)
     total = sum(map(len, contents.values()))
     if total > MOST:
         yield Complaint(
@@ -218,9 +231,15 @@ class _Data(msgspec.Struct, frozen=True):
     file: str | None = None
 
     def in_yaml(self, value: dict[str, Any]) -> Iterator[Complaint]:
-        """Yield the problems of a mapping in the YAML."""
+        """Yield the problems of a mapping in the YAML. An empty one is as good as none."""
+        if not value and self.key != NETWORK_CONFIG:
+            return
         kinds = {name: "list" if isinstance(each, list) else "value" for name, each in value.items()}
-        yield from self._of_keys(YamlPlaces(keys=kinds)) or self._of_schema(YamlPlaces(), cloud_config(value))
+        yield from (
+            self._of_keys(YamlPlaces(keys=kinds))
+            or self._of_version(YamlPlaces(), value)
+            or self._of_schema(YamlPlaces(), cloud_config(value))
+        )
 
     def in_file(self, data: bytes) -> Iterator[Complaint]:
         """Yield the problems of data in a file."""
@@ -252,15 +271,38 @@ class _Data(msgspec.Struct, frozen=True):
             message = f"{self.file!r} has no mapping at its top"
             yield self._complaint(message, Location(str(self.file), 1, 1), code="bad-user-data")
         else:
-            yield from self._of_keys(found) or self._of_schema(found, data)
+            value = (
+                yaml_value(data.decode()) if self.key == NETWORK_CONFIG and found.are_few_aliases else None
+            )
+            yield from (
+                self._of_keys(found) or self._of_version(found, value) or self._of_schema(found, data)
+            )
+
+    def _of_version(self, found: YamlPlaces, value: Any) -> list[Complaint]:
+        """Return the problem of a network configuration of a version that cloud-init does not have."""
+        if self.key != NETWORK_CONFIG or not isinstance(value, dict):
+            return []
+        at = ("network",) if isinstance(value.get("network"), dict) else ()
+        network = value["network"] if at else value
+        version = network.get("version")
+        if str(version) in ("1", "2"):
+            return []
+        complaint = self._complaint(
+            "cloud-init has no network configuration of this version",
+            found.near((*at, "version")),
+            found="nothing" if version is None else str(version)[:_SHOWN],
+            wanted="version: 1 or version: 2",
+            code="bad-user-data",
+        )
+        return [complaint]
 
     def _of_schema(self, found: YamlPlaces, data: bytes) -> Iterator[Complaint]:
         """Yield what cloud-init's schema says: warnings, as the guest's may be of another version."""
         if self.key == NETWORK_CONFIG or self.os == "windows":
             return
-        if found.aliases > MOST_ALIASES or len(found.places) > _MOST_VALUES:
+        if not found.are_few_aliases or len(found.places) > _MOST_VALUES:
             return
-        for path, message in self.files.cloud_config_errors(data):
+        for path, message in dict.fromkeys(self.files.cloud_config_errors(data)):
             yield Complaint(
                 code="cloud-config-schema",
                 path=(*self.at, *path) if self.file is None else self.at,

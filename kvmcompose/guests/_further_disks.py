@@ -245,9 +245,15 @@ def _letters(number: int) -> str:
 
 
 def check_further_disks(
-    entries: Sequence[FurtherDisk], section: str, files: ProjectFiles, *, hardware: Hardware, scaled: bool
+    entries: Sequence[FurtherDisk],
+    section: str,
+    files: ProjectFiles,
+    *,
+    boot: BootDiskKeys | None,
+    hardware: Hardware,
+    scaled: bool,
 ) -> Iterator[Complaint]:
-    """Yield the problems of further disks of a machine with this hardware."""
+    """Yield the problems of further disks of a machine with this hardware and boot disk."""
     at = (section, "disks")
     for index, entry in enumerate(entries):
         here = (*at, index)
@@ -260,12 +266,13 @@ def check_further_disks(
                 message="a full copy cannot be emptied when the golden image is set up again",
                 hint="leave it out: clones and golden image have overlays on the image, which never changes",
             )
-    yield from _of_doubles(entries, at)
+    yield from _of_doubles(entries, at, boot)
     ide = [index for index, entry in enumerate(entries) if entry.bus == "ide"]
-    if len(ide) > _MOST_IDE:
+    most = _MOST_IDE - (boot is not None and boot.bus == "ide")
+    if len(ide) > most:
         yield Complaint(
             code="hardware-conflict",
-            path=(*at, ide[_MOST_IDE], "bus"),
+            path=(*at, ide[most], "bus"),
             message=f"more than {_MOST_IDE} devices on the bus ide",
             wanted="virtio, scsi, sata or usb",
         )
@@ -404,13 +411,21 @@ def _of_files(entry: FurtherDisk, at: _Path, files: ProjectFiles) -> Iterator[Co
     yield from _files.image(files, at, entry.path, entry.format, is_said=is_raw, format_key="format")
 
 
-def _of_doubles(entries: Sequence[FurtherDisk], at: _Path) -> Iterator[Complaint]:
-    """Yield names, serial numbers and places in the boot order that two entries have."""
+def _of_doubles(entries: Sequence[FurtherDisk], at: _Path, boot: BootDiskKeys | None) -> Iterator[Complaint]:
+    """Yield names, serial numbers and places in the boot order that two disks have."""
     names = disk_names(entries)
     serials = [
         each.serial or (name if each.device == "disk" else None)
         for name, each in zip(names, entries, strict=True)
     ]
+    if boot is not None and boot.serial in serials:
+        index = serials.index(boot.serial)
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, index, "serial") if entries[index].serial is not None else (*at, index),
+            message=f"the serial {boot.serial} is that of boot_disk as well",
+            hint="the serial number of a disk without the key is its name",
+        )
     for key, values in (("name", names), ("serial", serials), ("boot", [each.boot for each in entries])):
         seen: dict[str | int, int] = {}
         for index, value in enumerate(values):

@@ -119,7 +119,7 @@ def check_installation(section: IsoGuest, at: _Path, files: ProjectFiles) -> Ite
             yield Complaint(
                 code="too-large", path=where, message=f"{path!r} is larger than {_LARGEST >> 20} MiB"
             )
-        elif path.lower().endswith(".xml"):
+        elif path.lower().endswith(".xml") or str(where[-1]).lower().endswith(".xml"):
             yield from _check_xml(data, where, path)
     if isinstance(given, dict):
         lower: dict[str, str] = {}

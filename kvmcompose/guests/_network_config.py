@@ -17,7 +17,7 @@ from kvmcompose.core.errors import Complaint, Severity
 from kvmcompose.core.project import ProjectFiles
 from kvmcompose.core.state import Interface
 from kvmcompose.guests._cloud_init import LARGEST, StoredCloudInit
-from kvmcompose.guests._yaml_places import MOST_ALIASES, YamlPlaces, yaml_places, yaml_value
+from kvmcompose.guests._yaml_places import YamlPlaces, yaml_places, yaml_value
 from kvmcompose.render.cloud_init import NETWORK_CONFIG
 
 _Path = tuple[str | int, ...]
@@ -85,7 +85,7 @@ def _parsed(data: bytes, name: str) -> tuple[Any, YamlPlaces | None]:
     try:
         text = data.decode()
         found = yaml_places(text, name)
-        is_fine = found.flaw is None and found.aliases <= MOST_ALIASES
+        is_fine = found.flaw is None and found.are_few_aliases
         return (yaml_value(text), found) if is_fine else (None, None)
     except ValueError:
         return None, None

@@ -19,6 +19,10 @@ from kvmcompose.render.filesystem import Filesystem
 #: The longest tag of a 9p export in QEMU, in bytes; one of virtiofs has up to 36.
 _LONGEST_TAG = 31
 _DIGEST = 8
+#: Folders without which a guest does not boot, or nobody can log in.
+_OF_THE_GUEST = frozenset(
+    ("/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var")
+)
 #: A target whose tag is its path with dashes in place of slashes: there are none in it.
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+(/[A-Za-z0-9_.]+)*")
 
@@ -63,7 +67,7 @@ def check_shares(section: str, shares: Sequence[Share], files: ProjectFiles) -> 
                 wanted="a folder",
                 hint="share the folder that it is in",
             )
-        if posixpath.normpath(share.target) in ("/", "//"):
+        if _place(share) in _OF_THE_GUEST:
             yield Complaint(
                 code="bad-value",
                 path=(section, "shares", index, "target"),
@@ -71,6 +75,11 @@ def check_shares(section: str, shares: Sequence[Share], files: ProjectFiles) -> 
                 found=repr(share.target),
                 wanted="another folder: /srv/data",
             )
+
+
+def _place(share: Share) -> str:
+    """Return where the guest sees a share: its target in the usual form, with one slash at the beginning."""
+    return "/" + posixpath.normpath(share.target).lstrip("/")
 
 
 def filesystems(shares: Sequence[Share], project_folder: str) -> tuple[Filesystem, ...]:
@@ -92,8 +101,20 @@ def mounts(shares: Sequence[Share]) -> tuple[Mount, ...]:
 
 
 def mount_commands(shares: Sequence[Share]) -> tuple[tuple[str, ...], ...]:
-    """Return the commands with which the guest mounts its shares, once at each boot."""
-    return tuple(_mount_command(each) for each in shares)
+    """Return the commands with which the guest mounts its shares, once at each boot, in this order."""
+    return tuple(_mount_command(each) for each in _in_order(shares))
+
+
+def _in_order(shares: Sequence[Share]) -> Sequence[Share]:
+    """Return the shares such that none is hidden by one around it; as they are given where none would be."""
+    places = [_place(each) for each in shares]
+    if not any(_is_in(place, later) for i, place in enumerate(places) for later in places[i + 1 :]):
+        return shares  # another order is another seed, for which guests restart
+    return sorted(shares, key=lambda each: sum(_is_in(_place(each), place) for place in places))
+
+
+def _is_in(place: str, other: str) -> bool:
+    return place.startswith(f"{other}/")
 
 
 def _mount_command(share: Share) -> tuple[str, ...]:

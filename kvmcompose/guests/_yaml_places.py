@@ -23,7 +23,7 @@ _TAGS = frozenset({*filter(None, _LOADER.yaml_constructors), f"{_TAG}python/unic
 #: As in kvm-compose.yaml; libyaml takes ever longer for each level.
 _DEEPEST = 100
 #: With more, a file may be a bomb, which whoever expands them would set off.
-MOST_ALIASES = 10
+_MOST_ALIASES = 10
 
 
 class YamlPlaces(msgspec.Struct, frozen=True):
@@ -37,6 +37,11 @@ class YamlPlaces(msgspec.Struct, frozen=True):
     places: dict[tuple[str | int, ...], Location] = {}
     flaw: tuple[str, Location] | None = None
     aliases: int = 0
+
+    @property
+    def are_few_aliases(self) -> bool:
+        """Whether they can be expanded; with more, the document may be a bomb."""
+        return self.aliases <= _MOST_ALIASES
 
     def near(self, path: tuple[str | int, ...]) -> Location | None:
         """Return the location of the value at a path, or of the innermost one around it."""

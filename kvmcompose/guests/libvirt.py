@@ -136,14 +136,6 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         cdrom=_disks.media_path(body.libvirt_type) is not None
         or any(each.device == "cdrom" for each in body.disks),
     )
-    if body.libvirt_type.network_guest is not None and not machine.attachments:
-        yield Complaint(
-            code="hardware-conflict",
-            path=(machine.kind, "libvirt_type", "network_guest"),
-            message="the machine has no interface to boot from",
-            hint="write interfaces: [{bridge: br0}]",
-            at_key=True,
-        )
     yield from _nics.check_domain(machine, body.max_cpus or body.cpus)
     at = (machine.kind, "libvirt_type")
     yield from _disks.check(body.libvirt_type, at, files, scaled=body.scaling is not None)
@@ -159,7 +151,12 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
             readonly=existing is not None and existing.readonly,
         )
     yield from check_further_disks(
-        body.disks, machine.kind, files, hardware=has, scaled=body.scaling is not None
+        body.disks,
+        machine.kind,
+        files,
+        boot=body.boot_disk,
+        hardware=has,
+        scaled=body.scaling is not None,
     )
     if body.libvirt_type.iso_guest is not None:
         yield from check_installation(body.libvirt_type.iso_guest, (*at, "iso_guest"), files)

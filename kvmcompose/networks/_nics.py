@@ -25,6 +25,15 @@ def check_nics(machines: Sequence[Machine], hosts: Sequence[Host], largest_mtu: 
                     found=str(keys.mtu),
                     wanted=f"576 to {largest_mtu}",
                 )
+            inbound = keys.bandwidth.inbound if keys.bandwidth is not None else None
+            if inbound is not None and inbound.peak is not None and inbound.peak < inbound.average:
+                yield Complaint(
+                    code="out-of-range",
+                    path=(*at, "bandwidth", "inbound", "peak"),
+                    message="less than average",
+                    found=str(inbound.peak),
+                    wanted=f"at least {inbound.average}",
+                )
             outbound = keys.bandwidth.outbound if keys.bandwidth is not None else None
             if outbound is not None and userspace is not None:
                 yield Complaint(

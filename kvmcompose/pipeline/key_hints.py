@@ -29,14 +29,19 @@ def unknown_key_hint(key: str, path: Path, here: Schema, whole: Schema) -> str |
     if hint := here.get("x-unknown-hints", {}).get(key):
         return str(hint)
     if same := [name for name in known if _letters(name) == _letters(key)]:
-        return f"did you mean '{same[0]}'?"
+        return meant(same[0])
     if near := get_close_matches(key, known, 1, _SURE):
-        return f"did you mean '{near[0]}'?"
+        return meant(near[0])
     if place := _right_place(key, path, whole):
         return place
     if near := get_close_matches(key, known, 1, _LIKELY):
-        return f"did you mean '{near[0]}'?"
+        return meant(near[0])
     return f"known here: {', '.join(known)}" if known else None
+
+
+def meant(name: str) -> str:
+    """Return the hint for a key that is probably a misspelt ``name``."""
+    return f"did you mean '{name}'?"
 
 
 def _letters(name: str) -> str:

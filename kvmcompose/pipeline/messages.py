@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kvmcompose.core.document import Document, Mapping, Node, Path, Scalar, Sequence, show_path
 from kvmcompose.core.errors import Problem
 from kvmcompose.pipeline.defaults import origin
-from kvmcompose.pipeline.key_hints import unknown_key_hint
+from kvmcompose.pipeline.key_hints import meant, unknown_key_hint
 from kvmcompose.pipeline.text import EMPTY
 
 if TYPE_CHECKING:
@@ -77,6 +77,15 @@ _TYPES = {
     "number": "a number",
     "object": "a mapping",
     "string": "text",
+}
+_CLASSES: dict[str, type | tuple[type, ...]] = {
+    "array": list,
+    "boolean": bool,
+    "integer": int,
+    "null": type(None),
+    "number": (int, float),
+    "object": dict,
+    "string": str,
 }
 _NOT_QUITE_BOOLEANS = {"yes": "true", "y": "true", "on": "true", "no": "false", "n": "false", "off": "false"}
 
@@ -180,9 +189,12 @@ def _unknown_keys(finding: _Finding) -> Iterator[Problem]:
 
 def _missing_keys(finding: _Finding) -> Iterator[Problem]:
     # jsonschema has one error for each key, and names the key in prose only: report all keys for each error.
+    known = finding.schema.get("properties", {})
+    unknown = [key for key in finding.instance if key not in known][:_MAX_HINTS]
+    hints = {unknown_key_hint(key, finding.path, finding.schema, finding.whole) for key in unknown}
     for key in finding.argument:
-        if key not in finding.instance:
-            schema = finding.schema.get("properties", {}).get(key, {})
+        if key not in finding.instance and meant(key) not in hints:
+            schema = known.get(key, {})
             hint = schema.get("x-hint")
             yield finding.problem(f"the key '{key}' is missing", wanted=describe(schema), hint=hint)
 
@@ -253,13 +265,13 @@ def _boolean_hint(node: Scalar) -> str | None:
     return f"write {_NOT_QUITE_BOOLEANS[word]}" if word in _NOT_QUITE_BOOLEANS else None
 
 
-def _string_hint(node: Scalar) -> str:
-    return f'quote it if text is meant: "{node.text}"'
+def _string_hint(node: Scalar) -> str | None:
+    return f'quote it if text is meant: "{node.text}"' if node.text else None
 
 
 def _mapping_hint(node: Scalar) -> str | None:
     key, colon, value = node.text.partition(":")
-    if colon and value and not node.quoted and not value[0].isspace():
+    if colon and value and not node.quoted and not value[0].isspace() and not value.startswith("//"):
         return f"a space belongs after the ':': {key}: {_cut(value)}"
     return None
 
@@ -280,8 +292,13 @@ _SCALAR_HINTS: dict[str, Callable[[Scalar], str | None]] = {
 
 
 def _wrong_choice(finding: _Finding) -> Iterator[Problem]:
+    if not _is_of(finding.instance, _types(finding.schema)):
+        return  # that it is of another type is reported anyway
     choice = [str(each) for each in finding.argument]
-    near = difflib.get_close_matches(str(finding.instance).lower(), choice, 1)
+    word = str(finding.instance).lower()
+    # true and false have no spelling in common with what they may mean
+    is_word = word not in _NOT_QUITE_BOOLEANS and word not in _NOT_QUITE_BOOLEANS.values()
+    near = difflib.get_close_matches(word, choice, 1) if is_word else []
     hint = f"did you mean '{near[0]}'?" if near else finding.hint
     yield finding.problem(
         "not one of the choices", found=_found(finding), wanted=describe(finding.schema), hint=hint
@@ -291,17 +308,21 @@ def _wrong_choice(finding: _Finding) -> Iterator[Problem]:
 def _wrong_text(finding: _Finding) -> Iterator[Problem]:
     text = str(finding.instance)
     pattern = finding.argument if finding.keyword == "pattern" else finding.schema.get("pattern", "")
-    nearby = next((each for each in _rewritten(text) if each != text and re.search(pattern, each)), None)
+    tried = _rewritten(text, is_name=finding.code == "bad-name")
+    nearby = next((each for each in tried if each != text and re.search(pattern, each)), None)
     hint = f"write '{_cut(nearby)}'" if nearby and finding.keyword == "pattern" else finding.hint
     key = text if finding.is_key else None
     wanted = describe(finding.schema)
     yield finding.problem(finding.message, key=key, found=_found(finding), wanted=wanted, hint=hint)
 
 
-def _rewritten(text: str) -> Iterator[str]:
-    """Yield corrections of common mistakes in a name."""
+def _rewritten(text: str, *, is_name: bool) -> Iterator[str]:
+    """Yield corrections of common mistakes in a text, and more of those in a name, which people choose."""
     yield text.strip()
     yield text.lower()
+    yield re.sub(r"\s*,\s*", ",", text)
+    if not is_name:
+        return
     for each in (text.replace(" ", "-"), text.lower().replace(" ", "-"), text.replace(" ", "")):
         yield each
         yield each.replace("_", "-")
@@ -358,13 +379,24 @@ def describe(schema: Schema) -> str:
         return str(wanted)
     if "enum" in schema:
         return listed([str(each) for each in schema["enum"]], "or")
-    text = listed([_TYPES[each] for each in _types(schema)], "or") or "something else"
+    types = _types(schema)
+    text = listed([_TYPES[each] for each in types], "or") or "something else"
+    if types == ("array",) and "maxItems" in schema:
+        return f"{text} of at most {schema['maxItems']}"
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f"{text} from {low} to {high}"
     if low is not None:
         return f"{text}, at least {low}"
     return text if high is None else f"{text}, at most {high}"
+
+
+def _is_of(value: object, types: tuple[str, ...]) -> bool:
+    """Return whether a value is of one of the types of JSON Schema; of any where there are none."""
+    return not types or any(
+        isinstance(value, _CLASSES[each]) and (each == "boolean" or not isinstance(value, bool))
+        for each in types
+    )
 
 
 def _types(schema: Schema) -> tuple[str, ...]:

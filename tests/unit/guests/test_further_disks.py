@@ -90,7 +90,7 @@ def test_places_in_the_boot_order_differ() -> None:
 
 def test_a_bus_has_room_for_so_many_devices() -> None:
     with pytest.raises(InputError) as caught:
-        compiled(", ".join(["{size_gigabytes: 1, bus: ide}"] * 5), "machine: pc,")
+        compiled(", ".join(["{size_gigabytes: 1, bus: ide}"] * 4), "machine: pc, boot_disk: {bus: ide},")
     assert "more than 4 devices" in caught.value.problems[0].message
 
 

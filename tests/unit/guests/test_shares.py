@@ -74,6 +74,15 @@ def test_virtiofs_is_the_default_but_for_what_is_only_read() -> None:
     assert [words[-2:] for words in commands] == [("srv-data", "/srv/data"), ("b", "/b"), ("b", "/b")]
 
 
+def test_a_share_in_another_is_mounted_after_it() -> None:
+    def order(*targets: str) -> list[str]:
+        return [words[-1] for words in mount_commands(tuple(Share("x", each) for each in targets))]
+
+    assert order("/srv/a/b", "/opt", "//srv/") == ["/opt", "//srv/", "/srv/a/b"]
+    assert order("/srv/a/b/c", "/srv/a/b", "/srv") == ["/srv", "/srv/a/b", "/srv/a/b/c"]
+    assert order("/srv", "/srv/a", "/opt", "/srv-b") == ["/srv", "/srv/a", "/opt", "/srv-b"]
+
+
 @pytest.mark.parametrize(
     ("share", "code", "key"),
     [
@@ -84,6 +93,8 @@ def test_virtiofs_is_the_default_but_for_what_is_only_read() -> None:
         ("{source: out, target: /b}", "outside-project", "source"),
         ("{source: data, target: /srv/data/}", "bad-value", "target"),
         ("{source: data, target: /}", "bad-value", "target"),
+        ("{source: data, target: //proc/}", "bad-value", "target"),
+        ("{source: data, target: /etc}", "bad-value", "target"),
         ("{source: data, target: b}", "bad-value", "target"),
         ("{source: data, target: /a/../b}", "bad-value", "target"),
         ("{source: data, target: '/a,b'}", "bad-value", "target"),

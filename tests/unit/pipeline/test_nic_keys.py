@@ -66,6 +66,11 @@ def problems(text: str, datapath: str = "system") -> tuple[Problem, ...]:
             "machines[0].interfaces[0].bandwidth.inbound.average",
             "KiB/s",
         ),
+        (
+            "bandwidth: {inbound: {average: 2, peak: 1}}",
+            "machines[0].interfaces[0].bandwidth.inbound.peak",
+            "at least 2",
+        ),
         ("port_security: true", "machines[0].interfaces[0].port_security", "only OVN"),
     ],
 )
