@@ -90,8 +90,15 @@ END_AS_ROOT = """\
 if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n sh -c "$0"; else exec sh -c "$0"; fi"""
 
 
-#: Ends when the first-boot set-up is complete.
-WAIT_UNTIL_READY = "until [ -e /etc/nocloud/ready ]; do sleep 0.3 2>/dev/null || sleep 1; done"
+#: Ends when the first-boot set-up is complete. After a few looks a second apart: each starts a program, and a
+#: guest that is emulated would spend a tenth of its boot on them.
+WAIT_UNTIL_READY = """\
+looks=0
+until [ -e /etc/nocloud/ready ]; do
+    looks=$((looks + 1))
+    if [ $looks -gt 10 ]; then sleep 1; else sleep 0.3 2>/dev/null || sleep 1; fi
+done
+"""
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
