@@ -205,6 +205,7 @@ def remove_guest(host: TestHost, name: str) -> None:
     host.virsh("undefine", name)
 
 
+@pytest.mark.long_only  # tests/real/test_micro.py uses the same helpers, and has a seed and a restart, too
 def test_micro_guest_applies_a_seed_and_keeps_its_disk(
     real_host: TestHost, micro_image: Path, ssh_key: Path, tmp_path: Path
 ) -> None:

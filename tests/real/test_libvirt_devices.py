@@ -264,6 +264,7 @@ async def dns_after_power_off(folder: str) -> None:
                 assert status == 0
 
 
+@pytest.mark.long_only  # tests/real/test_converge.py has such a guest find others by name after `up`
 def test_dns_of_guests_that_were_powered_off_from_inside(
     real_host: TestHost, tmp_path: Path, micro_image: Path, ssh_key: Path
 ) -> None:
