@@ -32,9 +32,10 @@ class CloudImage(GivenFiles, msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ExistingDisk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A disk image that the user prepared."""
+    """A disk image that the user prepared. ``expand_gigabytes`` is in GiB."""
 
     path: str
+    expand_gigabytes: int = 0
     driver_type: Literal["raw", "qcow2"] | None = None
     device_type: Literal["disk", "cdrom"] = "disk"
     readonly: bool = False
@@ -85,7 +86,9 @@ def disk_content(kind: LibvirtType) -> Content | None:
         if disk.device_type == "cdrom":
             return None
         image = BaseImage(path=disk.path, format=disk.driver_type)
-        return DeepCopy(image) if disk.create_deep_copy else Overlay(image=image)
+        if disk.create_deep_copy:
+            return DeepCopy(image)
+        return Overlay(image=image, expand_gigabytes=disk.expand_gigabytes)
     empty = kind.iso_guest or kind.network_guest
     return Blank(empty.expand_gigabytes) if empty is not None and empty.expand_gigabytes else None
 
@@ -136,6 +139,15 @@ def _check_existing(
     wanted = "raw" if cdrom else disk.driver_type
     is_raw = disk.driver_type == "raw"
     yield from _files.image(files, (*at, "path"), disk.path, wanted, is_said=is_raw, format_key="driver_type")
+    conflicts = {"device_type": cdrom, "readonly": disk.readonly, "create_deep_copy": disk.create_deep_copy}
+    conflict = next((key for key, is_given in conflicts.items() if is_given), None)
+    if disk.expand_gigabytes and conflict is not None:
+        yield Complaint(
+            code="hardware-conflict",
+            path=(*at, "expand_gigabytes"),
+            message=f"expand_gigabytes does not go with {conflict}: only an overlay that is written to grows",
+            at_key=True,
+        )
     if scaled and (cdrom or disk.readonly):
         yield Complaint(
             code="cannot-scale",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,6 +115,24 @@ def test_disks_grow_while_the_guest_runs(up: Lab) -> None:
     assert up.world.disks[up.disk("db.data.qcow2")].size == 3 << 30
     assert up.world.disks[up.disk("db-cloud-init.img")].size == (2 << 30) + (8 << 20)
     assert up.status().differences == ()
+
+
+@pytest.mark.parametrize("kind", ["existing_disk: {path: own.qcow2", "network_guest: {"])
+def test_the_boot_disk_of_every_kind_grows_while_its_guest_runs(lab: Lab, kind: str) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", lab.folder / "own.qcow2", "8M"], check=True)  # noqa: S607
+    comma = "" if kind.endswith("{") else ", "
+    lab.bench.edit(
+        "cloud_image: {name: debian_12}}}\n  - name: alone",
+        f"{kind}{comma}expand_gigabytes: 1}}}}}}\n  - name: alone",
+    )
+    lab.bench.generate("--provision", "db")
+    lab.must(Up())
+    lab.bench.edit("expand_gigabytes: 1", "expand_gigabytes: 2")
+    lab.bench.generate()
+    assert any("expand_gigabytes" in each and "1 -> 2" in each for each in lab.status().differences)
+    assert plugged(lab) == ["grow_disk:lab-db:db-cloud-init.img"]
+    assert lab.status().differences == ()
+    assert plugged(lab) == []
 
 
 def test_a_guest_restarts_for_the_growth_of_a_disk_that_it_only_reads(up: Lab) -> None:

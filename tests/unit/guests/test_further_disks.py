@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from golden.memory import MemoryFiles, compile_text
+from kvmcompose.core.artefact import Overlay
 from kvmcompose.core.deployable import DomainGuest
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.state import decode_state, encode_state
@@ -79,6 +80,32 @@ def test_what_cannot_be_is_refused_at_its_line(disk: str, more: str, said: str) 
     assert said in f"{problem.message} {problem.found} {problem.wanted}"
     assert problem.location is not None
     assert problem.location.line == (5 if "scaling" in more else 6)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("create_deep_copy: true", "create_deep_copy"),
+        ("device_type: cdrom", "device_type"),
+        ("readonly: true", "readonly"),
+    ],
+)
+def test_an_existing_disk_grows_as_an_overlay_only(more: str, said: str) -> None:
+    text = (TEXT % "{size_gigabytes: 1}").replace("MORE", "")
+    disk = "existing_disk: {path: disk.qcow2, expand_gigabytes: 3"
+    text = text.replace("cloud_image: {path: disk.qcow2", disk)
+    files = MemoryFiles({"key.pub", "key", "disk.qcow2"})
+    (content,) = (
+        each.content
+        for each in compile_text(text, files=files).artefacts
+        if each.path == "artefacts/web-cloud-init.img"
+    )
+    assert isinstance(content, Overlay)
+    assert content.expand_gigabytes == 3
+    with pytest.raises(InputError) as caught:
+        compile_text(text.replace(disk, f"{disk}, {more}"), files=files)
+    (problem,) = caught.value.problems
+    assert said in problem.message
 
 
 def test_places_in_the_boot_order_differ() -> None:

@@ -151,12 +151,13 @@ def disk_sizes(spec: DomainSpec) -> dict[str, DiskSize]:
     """Return the sizes of the disks that have one in the YAML, by name; ``BOOT_DISK`` is the first."""
     found: dict[str, DiskSize] = {}
     kind = _section(spec).get("libvirt_type") or {}
-    if kind.get("cloud_image") is not None:
-        found[BOOT_DISK] = DiskSize(kind["cloud_image"].get("expand_gigabytes", 0), "expand_gigabytes")
-    elif (kind.get("iso_guest") or {}).get("expand_gigabytes"):
-        found[BOOT_DISK] = DiskSize(
-            kind["iso_guest"]["expand_gigabytes"], "expand_gigabytes of the empty disk"
-        )
+    image = kind.get("cloud_image") or kind.get("existing_disk")
+    empty = kind.get("iso_guest") or kind.get("network_guest") or {}
+    if image is not None:
+        if image.get("device_type") != "cdrom" and not image.get("create_deep_copy"):
+            found[BOOT_DISK] = DiskSize(image.get("expand_gigabytes", 0), "expand_gigabytes")
+    elif empty.get("expand_gigabytes"):
+        found[BOOT_DISK] = DiskSize(empty["expand_gigabytes"], "expand_gigabytes of the empty disk")
     for name, entry in _entries(spec).items():
         if entry.get("size_gigabytes") is not None:
             found[name] = DiskSize(entry["size_gigabytes"], "size_gigabytes")

@@ -34,7 +34,9 @@ _UNUSED = re.compile(
 _SIZE = re.compile(r"\.(memory_mb|cpus)$")
 #: Keys of disks, which ``_disk_difference`` compares.
 _DISKS = re.compile(r"^\w+\.disks($|\[)")
-_DISK_SIZE = re.compile(r"\.libvirt_type\.(cloud_image|iso_guest)\.expand_gigabytes$")
+_DISK_SIZE = re.compile(
+    r"\.libvirt_type\.(cloud_image|existing_disk|iso_guest|network_guest)\.expand_gigabytes$"
+)
 #: Keys of an interface: what moves its port, what a guest learns when it starts, what follows from others.
 _PORT = frozenset({"bridge", "source"})
 _AT_START = frozenset({"ip", "prefix_length", "gateway", "mtu"})
