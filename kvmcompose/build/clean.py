@@ -18,11 +18,10 @@ from kvmcompose.core.artefact import Policy, is_shared_disk
 from kvmcompose.core.errors import InputError, Problem, RefusedError
 from kvmcompose.core.names import first_few
 from kvmcompose.core.plain import plain
-from kvmcompose.effects import process
 from kvmcompose.effects.files import is_readable, unreadable
 from kvmcompose.hosts.in_use import WHY
 from kvmcompose.hosts.transfer_plan import read_sent
-from kvmcompose.images.qcow2 import IN_USE_TO_READ, reading_command
+from kvmcompose.images.locks import is_open_in_qemu
 
 
 def clean_file(
@@ -34,7 +33,7 @@ def clean_file(
     decision = None
     if is_behind_link(project.folder, path) or not os.path.lexists(file):
         return
-    in_use = path in project.decider.in_use
+    in_use = path in project.decider.in_use or _is_open(file)
     if in_use or (file.is_dir() and not file.is_symlink()):
         _say(f"{path}: kept, {WHY if in_use else 'it is a folder'}")
         return
@@ -138,16 +137,22 @@ def _refuse_use(project: Project, path: str, record: LedgerEntry) -> None:
     file = project.folder / path
     if record.policy is not Policy.MUTABLE or file.is_symlink() or not file.is_file():
         return
-    why = unreadable(file) if not is_readable(file) else None
-    if why is not None and is_shared_disk(path):  # libvirt leaves it to QEMU's user, whoever else has it
+    if not is_readable(file):  # QEMU's user has it while a guest runs, and keeps one that guests share
         hint = f"if no guest has it any more: sudo rm {shlex.quote(str(file))}"
-        raise RefusedError(f"{path} may be in use: {why}", hint=hint)
-    if why is None:
-        command = reading_command(str(file), raw=is_shared_disk(path))
-        said = process.run(command, check=False).stderr.decode(errors="replace")
-        why = "its guest runs" if IN_USE_TO_READ in said else None
-    if why is not None:
-        raise RefusedError(f"{path} may be in use: {why}", hint="kvm-compose down")
+        raise RefusedError(
+            f"{path} may be in use: {unreadable(file)}",
+            hint=hint if is_shared_disk(path) else "kvm-compose down",
+        )
+    if _is_open(file):
+        raise RefusedError(f"{path} is in use: a guest has it", hint="kvm-compose down")
+
+
+def _is_open(file: Path) -> bool:
+    """Return whether a guest has a file open; not where that cannot be seen."""
+    try:
+        return file.is_file() and not file.is_symlink() and is_open_in_qemu(file)
+    except OSError:
+        return False
 
 
 def remove_leftovers(folder: Path, inside: Iterable[Path]) -> None:

@@ -42,8 +42,6 @@ _EXTENSION_BACKING_FORMAT = 0xE2792ACA
 _EXTENSION_DATA_FILE = 0x44415441
 #: What QEMU's programs print of an image that a running guest has locked.
 IN_USE = 'Failed to get "write" lock'
-#: The same, of a program that only reads.
-IN_USE_TO_READ = 'Failed to get shared "write" lock'
 _ENCRYPTION = {0: None, 1: "AES", 2: "LUKS"}
 
 
@@ -159,15 +157,6 @@ def is_cut_off(path: Path) -> bool:
     )
 
 
-def reading_command(path: str, *, raw: bool = False) -> list[str]:
-    """Return a command that prints ``IN_USE_TO_READ`` and fails while a guest uses an image.
-
-    ``raw``: its guest decides about each of its bytes, so that it is not looked for a header.
-    """
-    opened = _raw(path) if raw else _by_itself(path)
-    return ["qemu-img", "info", "--output=json", opened]
-
-
 def resize_command(path: str, size: int) -> list[str]:
     """Return the command that makes a qcow2 image larger, to ``size`` bytes; it refuses to make one smaller.
 
@@ -182,11 +171,6 @@ def _by_itself(path: str) -> str:
     return "json:" + json.dumps(
         {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": path}}
     )
-
-
-def _raw(path: str) -> str:
-    """Return how QEMU's programs open a file that has no format."""
-    return "json:" + json.dumps({"driver": "raw", "file": {"driver": "file", "filename": path}})
 
 
 def _parse_qcow2(head: bytes) -> ImageHeader:

@@ -45,6 +45,8 @@ def subject(change: Change) -> str:
     """Return what a change is about: ``guest web``, ``bridge br0 on two``."""
     noun = _NOUNS.get(change.ref.kind, change.ref.kind)
     name = change.guest or change.ref.name
+    if change.ref.kind == "disk" and change.ref.name != name:  # not the guest's first one
+        return f"disk {change.ref.name} of {name}"
     if change.ref.kind == "disk" and change.guest is None:  # of all guests that share it
         noun = "disk"
     return f"{noun} {name}".strip()

@@ -20,7 +20,7 @@ from kvmcompose.build.trust import asked_by
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.hosts.local_blobs import check_images
-from kvmcompose.images.qcow2 import reading_command
+from kvmcompose.images.locks import is_open_in_qemu
 from kvmcompose.providers.disks.driver import HostDisks
 
 YAML = """\
@@ -110,10 +110,17 @@ def test_it_grows_and_is_read_as_what_it_is(bench: Bench, tmp_path: Path) -> Non
     asyncio.run(disks.ready_raw(disk, 2 << 30))
     asyncio.run(disks.ready_raw(disk, 1 << 30))
     assert asyncio.run(disks.length(disk)) == 2 << 30, "it never shrinks"
-    shown = subprocess.run(reading_command(str(disk), raw=True), check=True, capture_output=True)
-    told = json.loads(shown.stdout)
-    assert (told["format"], told["virtual-size"]) == ("raw", 2 << 30)
-    assert "backing-filename" not in told
+    assert not is_open_in_qemu(disk)
+    opened = {"driver": "raw", "file": {"driver": "file", "filename": str(disk)}}
+    argv = ["qemu-io", f"json:{json.dumps(opened)}"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as guest:
+        assert guest.stdin is not None
+        assert guest.stdout is not None
+        guest.stdin.write(b"length\n")
+        guest.stdin.flush()
+        assert b"2 GiB" in guest.stdout.readline()
+        assert is_open_in_qemu(disk)
+        guest.stdin.close()
     # a file of another host's, or another user's, by a link
     victim = tmp_path / "victim"
     victim.write_text("kept")

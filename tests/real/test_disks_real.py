@@ -134,6 +134,10 @@ def test_guests_share_a_disk(running: Running) -> None:
     project.run("restart", "peer")
     assert on_shared(running, "peer", "head -c 3 $disk").split() == ["2", "QFI"]
     yaml.write_text(yaml.read_text().replace(f"{PEER}      disks:\n{larger}", "").replace(larger, ""))
+    project.run("generate")
+    (project.folder / ".kvm-compose/in-use.json").unlink()  # QEMU's locks say it, too
+    refused = project.run("clean", "--left-over", disk.name, status=3).stderr
+    assert f"artefacts/{disk.name} is in use: a guest has it" in refused
     said = running.up()
     assert "disk quorum is detached" in said
     assert "a disk that guests shared stays" in said

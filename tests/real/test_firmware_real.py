@@ -67,6 +67,12 @@ def test_the_variables_and_the_tpm_outlive_down(project: Project) -> None:
     )
     assert "kvm-compose stop efi && kvm-compose snapshot create one -n efi" in refused
     assert "nothing to do" in project.run("up").stderr
+    project.edit("name: efi", "name: other")
+    project.run("generate")
+    (project.folder / ".kvm-compose/in-use.json").unlink()  # QEMU's locks say it, too
+    refused = project.run("clean", "--left-over", nvram.name, status=3).stderr
+    assert f"artefacts/{nvram.name} is in use: a guest has it" in refused
+    project.edit("name: other", "name: efi")
 
     project.run("down")
     assert host.virsh("list", "--all", "--name").stdout.split() == []

@@ -368,7 +368,7 @@ def test_what_is_in_use_or_part_of_the_testbed_is_not_dropped(left_over: Bench) 
     with running(left_over, WEB):
         ran = left_over.run("clean", "--left-over", CLONE, "web")
     assert ran.status == 3
-    assert f"{WEB} may be in use: its guest runs" in ran.err
+    assert f"{WEB} is in use: a guest has it" in ran.err
     assert (left_over.folder / CLONE).exists(), "nothing is removed then"
     for name in ("media", MEDIA):
         ran = left_over.run("clean", "--left-over", name)
