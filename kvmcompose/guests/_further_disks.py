@@ -45,6 +45,9 @@ _OF_DISKS = (
 _TARGETS = {"virtio": ("vd", 2), "scsi": ("sd", 1), "sata": ("sd", 1), "usb": ("sd", 1), "ide": ("hd", 0)}
 #: Two channels with two devices each.
 _MOST_IDE = 4
+#: libvirt counts places on both buses by the letters of targets. Behind these, it adds a controller: another
+#: AHCI behind a bridge, or the LSI 53C895A, for which Linux of today has no driver.
+_PLACES = {"scsi": 7, "sata": 6}
 
 
 class FurtherDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -250,10 +253,15 @@ def check_further_disks(
     files: ProjectFiles,
     *,
     boot: BootDiskKeys | None,
+    media: Sequence[str | None],
+    cdrom: str,
     hardware: Hardware,
     scaled: bool,
 ) -> Iterator[Complaint]:
-    """Yield the problems of further disks of a machine with this hardware and boot disk."""
+    """Yield the problems of further disks of a machine with this hardware and boot disk.
+
+    ``media``: that of the boot CD-ROM, or None, and those of the guest's own, on the bus ``cdrom``.
+    """
     at = (section, "disks")
     for index, entry in enumerate(entries):
         here = (*at, index)
@@ -276,6 +284,37 @@ def check_further_disks(
             message=f"more than {_MOST_IDE} devices on the bus ide",
             wanted="virtio, scsi, sata or usb",
         )
+    yield from _of_room(entries, at, boot, media, cdrom)
+
+
+def _of_room(
+    entries: Sequence[FurtherDisk],
+    at: _Path,
+    boot: BootDiskKeys | None,
+    media: Sequence[str | None],
+    cdrom: str,
+) -> Iterator[Complaint]:
+    """Yield the first device on scsi or sata that the controller of its bus has no place for."""
+    boot_disk = (boot or BootDiskKeys()).device(has_media=media[0] is not None)
+    buses = [each.bus or (cdrom if each.device == "cdrom" else "virtio") for each in entries]
+    prefix, first = _TARGETS["scsi"]
+    place = first + _used_targets(boot_disk)[prefix]
+    for index, bus in enumerate([*buses, *[cdrom] * (len(media) - 1)]):
+        if _TARGETS[bus][0] != prefix:
+            continue
+        if place >= _PLACES.get(bus, place + 1):
+            is_entry = index < len(entries)
+            yield Complaint(
+                code="hardware-conflict",
+                path=(*at, index) if is_entry else at,
+                message=f"no place on the bus {bus}"
+                + ("" if is_entry else " for the CD-ROMs that the installer gets")
+                + ": disks and CD-ROMs on scsi, sata and usb have its places",
+                wanted=f"at most {_PLACES[bus] - first} of them on these buses, the others on virtio",
+                at_key=not is_entry,
+            )
+            return
+        place += 1
 
 
 def _of_source(entry: FurtherDisk, at: _Path) -> Iterator[Complaint]:

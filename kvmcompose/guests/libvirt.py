@@ -29,11 +29,12 @@ from kvmcompose.guests._domains import (
 )
 from kvmcompose.guests._firmware import USUAL_ARCH, check_image_arch
 from kvmcompose.guests._further_disks import check_boot_disk, check_further_disks
-from kvmcompose.guests._installation import check_installation
+from kvmcompose.guests._installation import check_installation, installation_media
 from kvmcompose.guests._machine import hardware
 from kvmcompose.guests._machine_checks import check_boot, check_machine
 from kvmcompose.guests._shared_disks import check_shared_disks, shared_names
 from kvmcompose.guests._shares import check_shares
+from kvmcompose.render.platform import cdrom_bus
 
 # those of every guest that libvirt runs
 __all__ = ["can_be_entered", "check_interfaces", "privileges", "says_when_ready"]
@@ -155,6 +156,8 @@ def check(machine: Machine, files: ProjectFiles) -> Iterator[Complaint]:
         machine.kind,
         files,
         boot=body.boot_disk,
+        media=(_disks.media_path(body.libvirt_type), *installation_media("", body.libvirt_type)),
+        cdrom=cdrom_bus(body.arch or USUAL_ARCH),
         hardware=has,
         scaled=body.scaling is not None,
     )

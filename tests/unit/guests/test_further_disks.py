@@ -121,6 +121,26 @@ def test_a_bus_has_room_for_so_many_devices() -> None:
     assert "more than 4 devices" in caught.value.problems[0].message
 
 
+@pytest.mark.parametrize(
+    ("bus", "most", "more"), [("scsi", 6, ""), ("sata", 5, ""), ("sata", 4, "boot_disk: {bus: sata},")]
+)
+def test_a_controller_has_room_for_so_many_disks(bus: str, most: int, more: str) -> None:
+    """With one more, libvirt adds a controller that guests have no driver for, and status sees an edit."""
+    text = (TEXT % "").replace(
+        "MORE", f"libvirt_type: {{iso_guest: {{path: disk.qcow2, expand_gigabytes: 1}}}}, {more}"
+    )
+    text = text.replace("libvirt_type: {cloud_image: {path: disk.qcow2}}, ", "")
+    disks = [f"{{size_gigabytes: 1, bus: {bus}}}"] * most
+    files = MemoryFiles({"key.pub", "key", "disk.qcow2"})
+    text = text.replace("{name: first, size_gigabytes: 1},\n        ", ", ".join(disks))
+    compile_text(text, files=files)
+    with pytest.raises(InputError) as caught:
+        compile_text(text.replace("disks: [", f"disks: [{disks[0]}, "), files=files)
+    (problem,) = caught.value.problems
+    assert f"no place on the bus {bus}" in problem.message
+    assert problem.path.endswith(f"disks[{most}]")
+
+
 def test_a_guest_writes_to_its_boot_disk_and_to_its_further_ones() -> None:
     run = run_of(compiled("{path: disk.qcow2, bus: scsi}, {device: cdrom}"))
     assert run.boot_disk == "artefacts/web-cloud-init.img"
