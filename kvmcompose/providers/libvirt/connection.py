@@ -56,7 +56,7 @@ _HINTS = (
     ("No space left on device", "make room on the host: df -h"),
     (
         "while writing VM state",
-        "is the host's disk full? A snapshot of a guest that runs takes up to the size of its memory",
+        "is the host's disk full? What was written stays in it until another snapshot is created and deleted",
     ),
 )
 

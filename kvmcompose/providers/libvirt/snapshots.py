@@ -36,7 +36,26 @@ class LibvirtSnapshots:
         doing = f"create the snapshot {name} of {domain}"
         disks = await self._connection.on_domain(doing, domain, _room, name=name)
         snapshot_tables.refuse_to_create(domain, name, await snapshot_tables.read(self._runner, disks))
+        await self._refuse_without_room(
+            domain, disks[0], await self._connection.on_domain(doing, domain, _memory)
+        )
         await self._connection.on_domain_once(doing, domain, _create, name=name)
+
+    async def _refuse_without_room(self, domain: str, disk: xmls.Disk, memory: int) -> None:
+        """Raise DriverError if there is less room than the memory of a guest may take.
+
+        Where QEMU notices that while it writes, it has filled the file system, and what it has written stays
+        in the disk until another snapshot was created and deleted.
+        """
+        argv = ["df", "--output=avail", "-B1", "--", disk.path]
+        done = await self._runner.run(argv, privileged=True, check=False)
+        free = done.text.split()[-1:]
+        if memory and free and free[0].isdecimal() and int(free[0]) < memory:
+            raise DriverError(
+                f"no room for a snapshot of {domain}: its memory takes up to {_mib(memory)}, and"
+                f" {_mib(int(free[0]))} are free where its disk {disk.target} is",
+                hint="make room there, or stop the guest first: a snapshot of one that is off has no memory",
+            )
 
     async def restore(self, domain: str, name: str) -> None:
         doing = f"restore the snapshot {name} of {domain}"
@@ -127,6 +146,28 @@ def _room(domain: Any, *, name: str) -> list[xmls.Disk]:
                 f" and only {_QCOW2} can hold them"
             )
     return writable
+
+
+def _memory(domain: Any) -> int:
+    """Return how much of a guest's memory a snapshot may store, in bytes; 0 of one that is off.
+
+    Pages of zeros take no room, and the guest has touched no others than QEMU has in memory. Huge pages do
+    not count among those.
+    """
+    if not domain.isActive():
+        return 0
+    now = domain.info()[2]
+    try:
+        resident = domain.memoryStats().get("rss", now)
+    except libvirt.libvirtError:
+        resident = now
+    if xmls.parse(domain.XMLDesc(), "domain").find("memoryBacking/hugepages") is not None:
+        resident = now
+    return 1024 * int(min(now, resident))
+
+
+def _mib(size: int) -> str:
+    return f"{size >> 20} MiB"
 
 
 def _create(domain: Any, *, name: str) -> None:

@@ -14,6 +14,8 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import connection as connection_module
 from kvmcompose.providers.libvirt.driver import Libvirt
 
+NO_SNAPSHOTS = ("qemu-img info", 0, b"{}", b"")
+
 
 def snapshots_of(bench: Bench) -> list[tuple[str, str, bool]]:
     found = bench.run(lambda: bench.driver.snapshots.of("p-web"))
@@ -37,6 +39,21 @@ def test_snapshots_are_made_restored_and_deleted(bench: Bench) -> None:
     assert ("first", "running", True) in snapshots_of(bench)
     bench.run(lambda: bench.driver.snapshots.delete("p-web", "first"))
     assert [name for name, _, _ in snapshots_of(bench)] == ["second"]
+
+
+def test_a_guest_whose_memory_has_no_room_is_told_before_the_disk_is_full(bench: Bench) -> None:
+    bench.start()
+    memory = 1024 * bench.domain().info()[2]
+    for free, refused in ((memory - 1, True), (memory, False)):
+        bench.machine.answers = (("df --output", 0, f"    Avail\n{free:9}\n".encode(), b""), NO_SNAPSHOTS)
+        if refused:
+            with pytest.raises(DriverError, match="no room for a snapshot of p-web: its memory takes up to"):
+                bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
+        else:
+            bench.run(lambda: bench.driver.snapshots.create("p-web", "first"))
+    bench.domain().destroy()
+    bench.machine.answers = (("df --output", 0, b"Avail\n0\n", b""), NO_SNAPSHOTS)
+    bench.run(lambda: bench.driver.snapshots.create("p-web", "second"))
 
 
 def test_what_qemu_would_confuse_is_put_right(bench: Bench) -> None:
