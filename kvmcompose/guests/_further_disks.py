@@ -457,7 +457,7 @@ def _of_doubles(entries: Sequence[FurtherDisk], at: _Path, boot: BootDiskKeys | 
         each.serial or (name if each.device == "disk" else None)
         for name, each in zip(names, entries, strict=True)
     ]
-    if boot is not None and boot.serial in serials:
+    if boot is not None and boot.serial is not None and boot.serial in serials:
         index = serials.index(boot.serial)
         yield Complaint(
             code="hardware-conflict",

@@ -27,7 +27,9 @@ _TEXTS = {
 
 
 def test_each_tool_has_a_testbed() -> None:
-    assert set(TESTBEDS) == {"kcli", "Vagrant", "Terraform", "virt-install", "Ludus"}
+    assert set(TESTBEDS) == {
+        "kcli", "Vagrant", "Terraform", "virt-install", "Ludus", "containerlab", "Proxmox", "Lima"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("tool", TESTBEDS)

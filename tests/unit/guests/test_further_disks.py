@@ -121,6 +121,10 @@ def test_a_bus_has_room_for_so_many_devices() -> None:
     assert "more than 4 devices" in caught.value.problems[0].message
 
 
+def test_a_boot_disk_and_a_cdrom_without_serial_numbers_have_none_in_common() -> None:
+    compiled("{device: cdrom}", "boot_disk: {bus: scsi},")
+
+
 @pytest.mark.parametrize(
     ("bus", "most", "more"), [("scsi", 6, ""), ("sata", 5, ""), ("sata", 4, "boot_disk: {bus: sata},")]
 )
