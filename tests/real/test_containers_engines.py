@@ -229,10 +229,7 @@ async def not_ours(it: Driven) -> None:
 
 
 async def commands(it: Driven) -> None:
-    assert await it.run("sh", "-c", "echo $COLOUR $MORE; id -un", environment={"MORE": "m"}) == (
-        0,
-        ["blue m", "root"],
-    )
+    assert await it.run("sh", "-c", "echo $COLOUR; id -un") == (0, ["blue", "root"])
     assert await it.run("id", "-un", user="user") == (0, ["user"])
     given = b"first\n" + b"x" * (1 << 20) + b"\nlast"
     status, lines = await it.run("cat", stdin=pieces(given))
@@ -279,7 +276,6 @@ async def files(it: Driven) -> None:
 async def logs(it: Driven) -> None:
     assert sorted([line async for line in it.inside.logs("p", "p-a")]) == ["complaint", "started"]
     assert len([line async for line in it.inside.logs("p", "p-a", tail=1)]) == 1
-    assert [line async for line in it.inside.logs("p", "p-a", since=time.time())] == []
     await it.containers.create("p", "log", "p-log", {
         **REQUEST, "Cmd": ["sh", "-c", "echo one; sleep 0.5; head -c 200000 /dev/zero; echo; echo two"],
     })  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from docker import APIClient
@@ -68,7 +68,6 @@ class Execution:
         on_line: OnLine,
         *,
         user: str,
-        environment: Mapping[str, str] | None,
         stdin: Pieces | None,
     ) -> int:
         """Run it to its end and return its exit status; cancelling ends it. See ``ContainerInside.run``."""
@@ -79,7 +78,6 @@ class Execution:
                 list(argv),
                 stdin=stdin is not None,
                 user=user,
-                environment=dict(environment or {}),
             )
             return str(made["Id"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import PurePosixPath
 
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
@@ -28,7 +28,6 @@ class FakeInside:
         on_line: OnLine,
         *,
         user: str = "",
-        environment: Mapping[str, str] | None = None,
         seconds: float | None = None,  # noqa: ARG002 (it ends at once)
         stdin: Pieces | None = None,
     ) -> int:
@@ -39,15 +38,15 @@ class FakeInside:
         if stdin is not None:
             on_line((await whole(stdin)).decode(errors="replace"))
         shown = f" as {user}" if user else ""
-        on_line(f"(a fake container{shown}) {' '.join([*sorted(environment or {}), *argv])}")
+        on_line(f"(a fake container{shown}) {' '.join(argv)}")
         return 0
 
     async def logs(
-        self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
+        self, project: str, name: str, *, tail: int | None = None, follow: bool = False
     ) -> AsyncGenerator[str]:
         await self._host.call("logs", name)
         container = own(self._host, project, name, "read the log of")
-        if container.started > since and tail != 0 and not follow:
+        if container.started and tail != 0 and not follow:
             yield f"(a fake container) {name} started"
 
     async def put(self, project: str, name: str, folder: str, archive: Pieces) -> None:

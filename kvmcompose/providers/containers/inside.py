@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
@@ -30,7 +30,6 @@ class EngineInside:
         on_line: OnLine,
         *,
         user: str = "",
-        environment: Mapping[str, str] | None = None,
         seconds: float | None = None,
         stdin: Pieces | None = None,
     ) -> int:
@@ -43,12 +42,12 @@ class EngineInside:
         execution = Execution(self._engine, self._runner, identity, doing)
         try:
             async with asyncio.timeout(seconds):
-                return await execution.run(argv, on_line, user=user, environment=environment, stdin=stdin)
+                return await execution.run(argv, on_line, user=user, stdin=stdin)
         except TimeoutError:
             raise DriverError(f"cannot {doing}: it has not ended within {seconds:g} s") from None
 
     async def logs(
-        self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
+        self, project: str, name: str, *, tail: int | None = None, follow: bool = False
     ) -> AsyncGenerator[str]:
         doing = f"read the log of the container {name}"
         identity, has_terminal = await self._ownership.look(
@@ -57,7 +56,6 @@ class EngineInside:
         parameters = {
             "stdout": "1",
             "stderr": "1",
-            "since": f"{since:.9f}" if since else "0",
             "tail": "all" if tail is None else str(tail),
             "follow": "1" if follow else "0",
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from kvmcompose.hosts.lines import OnLine, Pieces
@@ -19,7 +19,6 @@ class ContainerInside(Protocol):
         on_line: OnLine,
         *,
         user: str = "",
-        environment: Mapping[str, str] | None = None,
         seconds: float | None = None,
         stdin: Pieces | None = None,
     ) -> int:
@@ -31,9 +30,9 @@ class ContainerInside(Protocol):
         """
 
     def logs(
-        self, project: str, name: str, *, since: float = 0, tail: int | None = None, follow: bool = False
+        self, project: str, name: str, *, tail: int | None = None, follow: bool = False
     ) -> AsyncGenerator[str]:
-        """Yield the lines that the container has printed since a time in seconds since 1970, in order.
+        """Yield the lines that the container has printed, in order.
 
         ``tail``: the last ones only. ``follow``: also those to come, until it ends. A line that is too long
         is split.
