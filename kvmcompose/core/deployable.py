@@ -77,9 +77,14 @@ class DeployableGuest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return None
 
     @property
-    def is_made_here(self) -> bool:
-        """Whether the main host makes something for it that stays there, whatever host it runs on."""
-        return False
+    def seed(self) -> str | None:
+        """The artefact that it is set up with; None without."""
+        return None
+
+    @property
+    def main_host_files(self) -> tuple[str, ...]:
+        """The artefacts that the main host alone needs, as it makes something of them for its guest."""
+        return ()
 
 
 class HardwareNeed(msgspec.Struct, frozen=True, kw_only=True, order=True, gc=False):
@@ -133,6 +138,11 @@ class DomainGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
         """The domain XML."""
         return self.domain_xml
 
+    @property
+    def seed(self) -> str | None:
+        """The seed of cloud-init, or of cloudbase-init."""
+        return next((path for path in self.files if path.endswith("-cloud-init.iso")), None)
+
 
 class ContainerBuild(msgspec.Struct, frozen=True, gc=False):
     """How the image of a container is built, from an artefact that is its context with this digest."""
@@ -171,9 +181,14 @@ class ContainerGuest(DeployableGuest, frozen=True, kw_only=True, gc=False):
         return self.request
 
     @property
-    def is_made_here(self) -> bool:
-        """Whether its image is built."""
-        return self.build is not None
+    def seed(self) -> str | None:
+        """The archive."""
+        return self.archive
+
+    @property
+    def main_host_files(self) -> tuple[str, ...]:
+        """The context of its image, where that is built."""
+        return (self.build.how.archive,) if self.build is not None else ()
 
     @property
     def image_name(self) -> str:

@@ -27,7 +27,6 @@ _NOUNS = {
     "ovs-bridge": "bridge",
     "ovs-port": "port",
     "veth": "link",
-    "geneve-port": "tunnel",
     "management-port": "management port",
     "golden-image": "golden image",
     "reachable": "guest",

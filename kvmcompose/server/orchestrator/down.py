@@ -221,6 +221,6 @@ def _runtimes_on(testbeds: Sequence[LoadedTestbed], host: str) -> Mapping[str, R
         is_main = each.main_host.name == host
         for guest in each.guests.values():
             run = guest.run
-            if run is not None and (guest.state.testbed_host == host or (is_main and run.is_made_here)):
+            if run is not None and (guest.state.testbed_host == host or (is_main and run.main_host_files)):
                 runtimes[run.runtime] = runtime_of(guest)
     return runtimes

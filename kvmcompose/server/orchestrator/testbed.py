@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from kvmcompose.core.deployable import (
-    ContainerGuest,
     DeployableGuest,
     DomainGuest,
     ManagementPort,
@@ -316,9 +315,7 @@ class LoadedTestbed:
         paths = dict.fromkeys(self._network_files)
         for guest in self.guests.values():
             if guest.run is not None:
-                paths.update(dict.fromkeys(guest.run.files))
-            if isinstance(guest.run, ContainerGuest) and guest.run.build is not None:
-                paths[guest.run.build.how.archive] = None  # of the main host alone
+                paths.update(dict.fromkeys((*guest.run.files, *guest.run.main_host_files)))
         return self.source.inspect(paths)
 
     def read(self, path: str) -> str:
@@ -334,10 +331,7 @@ class LoadedTestbed:
 
     def seed_path(self, guest: LoadedGuest) -> str | None:
         """The path of what a guest is set up with: its seed, or the archive of a container; None without."""
-        if isinstance(guest.run, ContainerGuest):
-            return guest.run.archive
-        files = guest.run.files if guest.run is not None else ()
-        return next((path for path in files if path.endswith("-cloud-init.iso")), None)
+        return guest.run.seed if guest.run is not None else None
 
     def seed_contents(self, guest: LoadedGuest) -> SeedContents | None:
         """What is in a guest's seed, None if that is not known. Reads a file at first."""

@@ -89,7 +89,7 @@ def spec_of(testbed: LoadedTestbed, guest: LoadedGuest) -> DomainSpec:
         frame=frame.digest if frame is not None else "",
         disks=frame.disks if frame is not None else (),
         further=_further(run.files, digests, frame) if frame is not None else {},
-        seed=_digest(digests, guest, "-cloud-init.iso"),
+        seed=digests.get(run.seed) if run.seed is not None else None,
         media=_digest(digests, guest, f"/{guest.state.identity}-media.iso"),
     )
 
