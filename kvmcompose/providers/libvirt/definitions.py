@@ -1,14 +1,14 @@
-"""Reads and writes libvirt's XML of domains, networks and snapshots. Pure.
+"""Reads and writes libvirt's XML: whose it is, and that of domains. Pure.
+
+``network_definitions`` and ``snapshot_definitions`` have what is only for those.
 
 The XML is ours, perhaps edited by the user, or libvirt's; it has no other source.
 """
 
 from __future__ import annotations
 
-import hashlib
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import msgspec
@@ -57,15 +57,6 @@ class Disk(msgspec.Struct, frozen=True):
     path: str = ""
 
 
-class NetworkRemains(msgspec.Struct, frozen=True, kw_only=True):
-    """A network on its host: its Linux bridge, with its MAC address and its IPv4 address with prefix."""
-
-    network: str
-    bridge: str
-    mac: str
-    address: str
-
-
 def parse(xml: str, wanted: str) -> ET.Element:
     """Parse XML whose root must be ``wanted``. Raises DriverError."""
     try:
@@ -86,8 +77,8 @@ def owner_of_domain(root: ET.Element) -> Ownership:
     """Return whose a parsed domain is. Raises DriverError when it has no name."""
     mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
     if mark is None:
-        return Ownership(name=_name(root), project=None)
-    return _guest_of(_name(root), mark)
+        return Ownership(name=name_in(root), project=None)
+    return _guest_of(name_in(root), mark)
 
 
 def network_identity(xml: str) -> Ownership:
@@ -95,9 +86,9 @@ def network_identity(xml: str) -> Ownership:
     root = parse(xml, "network")
     mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
     if mark is None:
-        return Ownership(name=_name(root), project=None)
+        return Ownership(name=name_in(root), project=None)
     return Ownership(
-        name=_name(root),
+        name=name_in(root),
         project=mark.get("project"),
         digest=mark.get("digest"),
         definition=mark.get("definition", ""),
@@ -132,7 +123,7 @@ def with_made(xml: str, made: str) -> str:
     mark = root.find(f"metadata/{{{GUEST_NAMESPACE}}}guest")
     if mark is None or not mark.get("project"):
         raise DriverError(
-            f"the XML of the domain {_name(root)} does not name its project",
+            f"the XML of the domain {name_in(root)} does not name its project",
             hint="its <metadata> went missing; put it back, or kvm-compose generate --overwrite",
         )
     if not made:
@@ -205,68 +196,8 @@ def tpm_xml(holder: TpmHolder) -> str:
 def with_uuid(xml: str, uuid: str) -> str:
     """Return a definition with a UUID: libvirt redefines an object only under its own UUID."""
     root = ET.fromstring(xml)  # noqa: S314 - as above
-    _set_uuid(root, uuid)
+    set_uuid(root, uuid)
     return ET.tostring(root, encoding="unicode")
-
-
-@lru_cache(maxsize=2)  # for thousands of entries it takes a quarter of a second
-def network_digest(xml: str) -> str:
-    """Return a digest of a network's XML, whatever its white space and quotes."""
-    return hashlib.sha256(ET.canonicalize(xml, strip_text=True).encode()).hexdigest()
-
-
-def with_digest(xml: str) -> tuple[str, str]:
-    """Return a network's definition with a digest of itself in its metadata, and that digest.
-
-    libvirt extends and reorders a definition, so that the two cannot be compared. It also chooses a random
-    MAC address for the bridge; so that the bridge can be recognised, the address is derived from the
-    network's name.
-    """
-    root = parse(xml, "network")
-    digest = network_digest(xml)
-    mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
-    if mark is None or not mark.get("project"):
-        raise DriverError(
-            f"the XML of the network {_name(root)} does not name its project",
-            hint="its <metadata> went missing: kvm-compose generate --overwrite network-xml",
-        )
-    mark.set("digest", digest)
-    if root.find("mac") is None:
-        number = hashlib.sha256(_name(root).encode()).hexdigest()
-        address = ":".join(["52", "54", "00", number[:2], number[2:4], number[4:6]])
-        ET.SubElement(root, "mac", address=address)
-    return ET.tostring(root, encoding="unicode"), digest
-
-
-def with_definition(xml: str, definition: str) -> str:
-    """Return a network's definition with what ``definition_record`` keeps of it in its metadata."""
-    root = parse(xml, "network")
-    mark = root.find(f"metadata/{{{NETWORK_NAMESPACE}}}network")
-    if mark is not None:
-        mark.set("definition", definition)
-    return ET.tostring(root, encoding="unicode")
-
-
-def network_address(xml: str) -> str:
-    """Return a network's own address with its prefix, as a user would write it."""
-    address = parse(xml, "network").find("ip")
-    if address is None:
-        return ""
-    return f"{address.get('address')}/{address.get('prefix') or address.get('netmask')}"
-
-
-def network_remains(xml: str) -> NetworkRemains | None:
-    """Return what identifies a network on its host when libvirt has lost track of it."""
-    root = parse(xml, "network")
-    bridge, mac = root.find("bridge"), root.find("mac")
-    if bridge is None or mac is None:
-        return None
-    return NetworkRemains(
-        network=_name(root),
-        bridge=bridge.get("name", ""),
-        mac=mac.get("address", "").lower(),
-        address=network_address(xml),
-    )
 
 
 def nics(root: ET.Element) -> Iterator[DomainNic]:
@@ -370,26 +301,11 @@ def further_disks(domain: ET.Element) -> dict[str, ET.Element]:
 
 
 def disks(xml: str) -> Iterator[Disk]:
-    return _disks(parse(xml, "domain"))
+    return disks_in(parse(xml, "domain"))
 
 
-def snapshot_disks(xml: str) -> list[Disk]:
-    """Return the disks that hold a snapshot, in the definition that the domain had then."""
-    root = parse(xml, "domainsnapshot")
-    inside = {each.get("name") for each in root.iterfind("disks/disk") if each.get("snapshot") == "internal"}
-    return [disk for disk in disks_at_snapshot(xml) if disk.target in inside]
-
-
-def disks_at_snapshot(xml: str) -> list[Disk]:
-    """Return all disks of the definition that the domain had at a snapshot, CD-ROMs included.
-
-    libvirt acts on these, even if the domain has changed since.
-    """
-    domain = parse(xml, "domainsnapshot").find("domain")
-    return [] if domain is None else list(_disks(domain))
-
-
-def _disks(domain: ET.Element) -> Iterator[Disk]:
+def disks_in(domain: ET.Element) -> Iterator[Disk]:
+    """Yield the disks of a domain, CD-ROMs included."""
     for disk in domain.iterfind("devices/disk"):
         driver, target, source = disk.find("driver"), disk.find("target"), disk.find("source")
         if target is None:
@@ -402,70 +318,8 @@ def _disks(domain: ET.Element) -> Iterator[Disk]:
         )
 
 
-def snapshot_xml(name: str, domain_disks: Iterator[Disk]) -> str:
-    """Return a request for a snapshot: internal on all writable disks, none on the others."""
-    root = ET.Element("domainsnapshot")
-    ET.SubElement(root, "name").text = name
-    _add_disks(root, domain_disks)
-    return ET.tostring(root, encoding="unicode")
-
-
-class SnapshotFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of a snapshot's XML. ``created`` in seconds since 1970."""
-
-    name: str
-    created: float
-    state: str
-    parent: str | None
-
-
-def snapshot_facts(xml: str) -> SnapshotFacts:
-    """Parse the XML of a snapshot. Raises DriverError."""
-    root = parse(xml, "domainsnapshot")
-    try:
-        created = float(root.findtext("creationTime") or 0)
-    except ValueError:
-        created = 0.0
-    return SnapshotFacts(
-        name=_name(root),
-        created=created,
-        state=root.findtext("state") or "unknown",
-        parent=root.findtext("parent/name"),
-    )
-
-
-def snapshot_of(xml: str, uuid: str, *, keep_parent: bool) -> str:
-    """Return a snapshot's XML for a domain that was redefined, and so has another UUID."""
-    root = parse(xml, "domainsnapshot")
-    for tag in ("domain", "inactiveDomain"):
-        definition = root.find(tag)
-        if definition is not None:
-            _set_uuid(definition, uuid)
-    parent = root.find("parent")
-    if parent is not None and not keep_parent:
-        root.remove(parent)
-    return ET.tostring(root, encoding="unicode")
-
-
-def snapshot_with_domain(xml: str, domain_xml: str) -> str:
-    """Return a snapshot's XML for another definition of its domain: all its writable disks may hold it."""
-    root, domain = parse(xml, "domainsnapshot"), parse(domain_xml, "domain")
-    for tag in ("disks", "domain", "inactiveDomain"):
-        for old in root.findall(tag):
-            root.remove(old)
-    _add_disks(root, _disks(domain))
-    root.append(domain)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _add_disks(root: ET.Element, disks: Iterable[Disk]) -> None:
-    """Add the disks of a snapshot. With memory, libvirt permits no writable one outside it."""
-    holder = ET.SubElement(root, "disks")
-    for disk in disks:
-        ET.SubElement(holder, "disk", name=disk.target, snapshot="internal" if disk.writable else "no")
-
-
-def _set_uuid(root: ET.Element, uuid: str) -> None:
+def set_uuid(root: ET.Element, uuid: str) -> None:
+    """Give a definition a UUID."""
     element = root.find("uuid")
     if element is None:
         element = ET.Element("uuid")
@@ -473,7 +327,8 @@ def _set_uuid(root: ET.Element, uuid: str) -> None:
     element.text = uuid
 
 
-def _name(root: ET.Element) -> str:
+def name_in(root: ET.Element) -> str:
+    """Return the name of a domain, network or snapshot. Raises DriverError."""
     name = root.findtext("name")
     if not name:
         raise DriverError(f"the XML of a {root.tag} has no name")

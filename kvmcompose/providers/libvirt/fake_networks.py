@@ -12,8 +12,9 @@ from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.fake_world import World, network_places
-from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign, with_digest
+from kvmcompose.providers.libvirt.definitions import Ownership, network_identity, refuse_foreign
 from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
+from kvmcompose.providers.libvirt.network_definitions import with_digest
 from kvmcompose.providers.libvirt.network_entries import EditCommand, addresses, difference, name_edits
 
 

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from kvmcompose.core.resource import Reason, ReasonCode
-from kvmcompose.providers.libvirt.definitions import network_digest, parse
+from kvmcompose.providers.libvirt.definitions import parse
 from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
+from kvmcompose.providers.libvirt.network_definitions import network_digest
 
 #: What the entries of a guest are called in reasons.
 _ENTRIES = "addresses and names of "

@@ -13,6 +13,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, SubnetTakenError
 from kvmcompose.providers.libvirt import definition_record, stale_network
 from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt import network_definitions as network_xmls
 from kvmcompose.providers.libvirt import network_entries as entries
 from kvmcompose.providers.libvirt.connection import Connection, failure, unless_so_already
 from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
@@ -42,7 +43,7 @@ class LibvirtNetworks:
         return await self._connection.call("inspect networks", _observed, project=project)
 
     async def start(self, xml: str) -> None:
-        marked, digest = xmls.with_digest(xml)
+        marked, digest = network_xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
         doing = f"start the network {wanted.name}"
         start = functools.partial(_start, xml=marked, wanted=wanted, digest=digest)
@@ -55,7 +56,7 @@ class LibvirtNetworks:
 
     async def update(self, xml: str, names: Collection[str] = ()) -> bool:
         """Each entry is a call: 1 ms for DNS, some 0.3 s for DHCP, as libvirt reloads its firewall rules."""
-        marked, _ = xmls.with_digest(xml)
+        marked, _ = network_xmls.with_digest(xml)
         wanted = xmls.network_identity(marked)
         doing = f"update the network {wanted.name}"
         update = functools.partial(_update, xml=xml, marked=marked, wanted=wanted, names=names)
@@ -135,7 +136,7 @@ def _define(connection: Any, xml: str) -> Any:
     network = connection.networkDefineXML(xml)
     inactive = network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE)
     digest = definition_record.digest(inactive, connection.getLibVersion())
-    return connection.networkDefineXML(xmls.with_definition(inactive, digest))
+    return connection.networkDefineXML(network_xmls.with_definition(inactive, digest))
 
 
 def _recorded(network: Any) -> xmls.Ownership:
@@ -219,7 +220,9 @@ def _carry_out(network: Any, edits: Sequence[entries.Edit]) -> None:
         )
 
 
-def _remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls.NetworkRemains | None:
+def _remains_of_inactive(
+    connection: Any, *, name: str, xml: str | None
+) -> network_xmls.NetworkRemains | None:
     """Return what may be left on the host of a project's network that is not active."""
     network = _lookup(connection, name)
     if network is not None:
@@ -228,7 +231,7 @@ def _remains_of_inactive(connection: Any, *, name: str, xml: str | None) -> xmls
         xml = network.XMLDesc()
     if xml is None:
         return None
-    return xmls.network_remains(xml) if xmls.network_identity(xml).project else None
+    return network_xmls.network_remains(xml) if xmls.network_identity(xml).project else None
 
 
 def _leases(connection: Any, *, name: str) -> dict[str, str]:
@@ -269,7 +272,8 @@ def _failure(xml: str, wanted: xmls.Ownership, error: libvirt.libvirtError) -> D
     taken = _SUBNET_TAKEN.search(error.get_error_message() or "")
     if taken is None:
         return failure(doing, error)
+    subnet = network_xmls.network_address(xml)
     return SubnetTakenError(
-        f"cannot {doing}: its subnet ({xmls.network_address(xml)}) is in use by the interface {taken[1]}",
+        f"cannot {doing}: its subnet ({subnet}) is in use by the interface {taken[1]}",
         hint=f"inspect it: ip address show dev {taken[1]}; remove its address",
     )

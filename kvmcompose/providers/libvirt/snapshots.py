@@ -13,6 +13,7 @@ from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import alive, snapshot_tables
 from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt import snapshot_definitions as snapshot_xmls
 from kvmcompose.providers.libvirt.connection import Connection
 from kvmcompose.providers.libvirt.interface.snapshots import SnapshotState
 
@@ -60,9 +61,9 @@ class LibvirtSnapshots:
     async def restore(self, domain: str, name: str) -> None:
         doing = f"restore the snapshot {name} of {domain}"
         xml = await self._connection.on_domain(doing, domain, _xml, name=name)
-        state, disks = xmls.snapshot_facts(xml).state, xmls.snapshot_disks(xml)
+        state, disks = snapshot_xmls.snapshot_facts(xml).state, snapshot_xmls.snapshot_disks(xml)
         # media count where the guest is started again
-        used = disks if state == snapshot_tables.OFF else xmls.disks_at_snapshot(xml)
+        used = disks if state == snapshot_tables.OFF else snapshot_xmls.disks_at_snapshot(xml)
         await self._refuse_without(used, f"the snapshot {name} of {domain}", name)
         tables = await snapshot_tables.read(self._runner, disks)
         corrections = snapshot_tables.corrections(domain, name, state, tables)
@@ -95,7 +96,7 @@ class LibvirtSnapshots:
 
     async def redefine(self, domain: str, xml: str) -> None:
         """Redefine a snapshot whose data is in the disk; does nothing when libvirt knows it."""
-        doing = f"redefine the snapshot {xmls.snapshot_facts(xml).name} of {domain}"
+        doing = f"redefine the snapshot {snapshot_xmls.snapshot_facts(xml).name} of {domain}"
         await self._connection.on_domain(doing, domain, _redefine, xml=xml)
 
 
@@ -112,7 +113,7 @@ def _listed(domain: Any) -> list[SnapshotState]:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT:
                 continue  # it was deleted meanwhile
             raise
-        facts = xmls.snapshot_facts(xml)
+        facts = snapshot_xmls.snapshot_facts(xml)
         found.append(
             SnapshotState(
                 name=facts.name,
@@ -173,7 +174,7 @@ def _mib(size: int) -> str:
 def _create(domain: Any, *, name: str) -> None:
     """Create the snapshot, in the disks that ``_room`` returns."""
     disks = list(xmls.disks(domain.XMLDesc()))
-    domain.snapshotCreateXML(xmls.snapshot_xml(name, iter(disks)))
+    domain.snapshotCreateXML(snapshot_xmls.snapshot_xml(name, iter(disks)))
 
 
 def _xml(domain: Any, *, name: str) -> str:
@@ -201,13 +202,13 @@ def _delete(domain: Any, *, name: str) -> list[str]:
     """
     snapshot = _known(domain, name)
     xml, now = snapshot.getXMLDesc(), domain.XMLDesc()
-    then = {disk.target: disk.path for disk in xmls.snapshot_disks(xml)}
+    then = {disk.target: disk.path for disk in snapshot_xmls.snapshot_disks(xml)}
     targets = {disk.path: disk.target for disk in xmls.disks(now)}
     if any(targets.get(path) != target for target, path in then.items()):
         # libvirt looks for the disks of then by their targets; 9.0 crashes where there is no such target
         snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
         try:
-            snapshot = _redefined(domain, xmls.snapshot_with_domain(xml, now))
+            snapshot = _redefined(domain, snapshot_xmls.snapshot_with_domain(xml, now))
         except libvirt.libvirtError:
             _redefined(domain, xml)
             raise
@@ -217,15 +218,15 @@ def _delete(domain: Any, *, name: str) -> list[str]:
 
 def _redefine(domain: Any, *, xml: str) -> None:
     """Redefine a snapshot, unless libvirt knows it."""
-    if _lookup(domain, xmls.snapshot_facts(xml).name) is None:
+    if _lookup(domain, snapshot_xmls.snapshot_facts(xml).name) is None:
         _redefined(domain, xml)
 
 
 def _redefined(domain: Any, xml: str) -> Any:
     """Redefine a snapshot, and return it."""
-    parent = xmls.snapshot_facts(xml).parent
+    parent = snapshot_xmls.snapshot_facts(xml).parent
     parent_known = parent is not None and _lookup(domain, parent) is not None
-    text = xmls.snapshot_of(xml, domain.UUIDString(), keep_parent=parent_known)
+    text = snapshot_xmls.snapshot_of(xml, domain.UUIDString(), keep_parent=parent_known)
     return domain.snapshotCreateXML(text, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE)
 
 

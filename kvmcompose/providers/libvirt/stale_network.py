@@ -14,7 +14,7 @@ import msgspec
 
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.definitions import NetworkRemains
+from kvmcompose.providers.libvirt.network_definitions import NetworkRemains
 
 
 class _Interface(msgspec.Struct, frozen=True):

@@ -8,6 +8,8 @@ import pytest
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.libvirt import definitions as xmls
+from kvmcompose.providers.libvirt import network_definitions as network_xmls
+from kvmcompose.providers.libvirt import snapshot_definitions as snapshot_xmls
 from kvmcompose.providers.libvirt.processes import parsed
 
 DOMAIN = """\
@@ -74,28 +76,28 @@ def test_uuid_is_put_in_and_all_else_stays() -> None:
 
 
 def test_digest_follows_the_content_not_its_form() -> None:
-    marked, digest = xmls.with_digest(NETWORK)
+    marked, digest = network_xmls.with_digest(NETWORK)
     assert xmls.network_identity(marked) == xmls.Ownership(name="p-network", project="p", digest=digest)
-    assert xmls.with_digest(NETWORK.replace("  <", "\t<").replace('"', "'"))[1] == digest
-    assert xmls.with_digest(NETWORK.replace("10.1", "10.2"))[1] != digest
+    assert network_xmls.with_digest(NETWORK.replace("  <", "\t<").replace('"', "'"))[1] == digest
+    assert network_xmls.with_digest(NETWORK.replace("10.1", "10.2"))[1] != digest
     with pytest.raises(DriverError, match="does not name its project"):
-        xmls.with_digest("<network><name>n</name></network>")
+        network_xmls.with_digest("<network><name>n</name></network>")
 
 
 def test_bridge_is_known_by_a_mac_address_that_stays() -> None:
-    marked, _ = xmls.with_digest(NETWORK.replace("<ip", '<bridge name="p-prjbr0"/><ip'))
-    remains = xmls.network_remains(marked)
+    marked, _ = network_xmls.with_digest(NETWORK.replace("<ip", '<bridge name="p-prjbr0"/><ip'))
+    remains = network_xmls.network_remains(marked)
     assert remains is not None
     assert (remains.bridge, remains.mac[:9]) == ("p-prjbr0", "52:54:00:")
-    assert xmls.network_remains(xmls.with_digest(marked)[0]) == remains
-    assert xmls.network_remains(NETWORK) is None
+    assert network_xmls.network_remains(network_xmls.with_digest(marked)[0]) == remains
+    assert network_xmls.network_remains(NETWORK) is None
 
 
 def test_address_of_a_network() -> None:
-    assert xmls.network_address(NETWORK) == "10.1.0.1/20"
+    assert network_xmls.network_address(NETWORK) == "10.1.0.1/20"
     netmask = NETWORK.replace('prefix="20"', 'netmask="255.255.240.0"')
-    assert xmls.network_address(netmask) == "10.1.0.1/255.255.240.0"
-    assert xmls.network_address("<network><name>n</name></network>") == ""
+    assert network_xmls.network_address(netmask) == "10.1.0.1/255.255.240.0"
+    assert network_xmls.network_address("<network><name>n</name></network>") == ""
 
 
 def test_snapshots_are_asked_of_disks_that_are_written_to() -> None:
@@ -105,7 +107,7 @@ def test_snapshots_are_asked_of_disks_that_are_written_to() -> None:
         xmls.Disk("vdb", "raw", writable=False, path="/s"),
         xmls.Disk("sda", "raw", writable=False),
     ]
-    assert xmls.snapshot_xml("a&b", iter(disks)) == (
+    assert snapshot_xmls.snapshot_xml("a&b", iter(disks)) == (
         "<domainsnapshot><name>a&amp;b</name><disks>"
         '<disk name="vda" snapshot="internal" /><disk name="vdb" snapshot="no" />'
         '<disk name="sda" snapshot="no" /></disks></domainsnapshot>'
@@ -113,14 +115,16 @@ def test_snapshots_are_asked_of_disks_that_are_written_to() -> None:
 
 
 def test_snapshot_of_a_domain_that_was_defined_anew() -> None:
-    facts = xmls.snapshot_facts(SNAPSHOT)
-    assert facts == xmls.SnapshotFacts(name="second", created=1700000000, state="running", parent="first")
-    kept = xmls.snapshot_of(SNAPSHOT, "new", keep_parent=True)
+    facts = snapshot_xmls.snapshot_facts(SNAPSHOT)
+    assert facts == snapshot_xmls.SnapshotFacts(
+        name="second", created=1700000000, state="running", parent="first"
+    )
+    kept = snapshot_xmls.snapshot_of(SNAPSHOT, "new", keep_parent=True)
     assert kept.count("<uuid>new</uuid>") == 2
     assert "old" not in kept
     assert "<parent>" in kept
-    assert "<parent>" not in xmls.snapshot_of(SNAPSHOT, "new", keep_parent=False)
-    assert xmls.snapshot_facts(SNAPSHOT.replace("1700000000", "soon")).created == 0
+    assert "<parent>" not in snapshot_xmls.snapshot_of(SNAPSHOT, "new", keep_parent=False)
+    assert snapshot_xmls.snapshot_facts(SNAPSHOT.replace("1700000000", "soon")).created == 0
 
 
 def test_ages_of_guests_are_those_of_their_qemu() -> None:
@@ -148,13 +152,13 @@ def test_disks_are_read_whatever_is_left_out() -> None:
 def test_a_snapshot_without_a_time_is_one_of_long_ago() -> None:
     for text in ("", "yesterday"):
         xml = f"<domainsnapshot><name>a</name><creationTime>{text}</creationTime></domainsnapshot>"
-        facts = xmls.snapshot_facts(xml)
+        facts = snapshot_xmls.snapshot_facts(xml)
         assert (facts.created, facts.state, facts.parent) == (0, "unknown", None)
 
 
 def test_the_bridge_of_a_network_is_recognised_by_what_follows_from_its_name() -> None:
     def mac(xml: str) -> str | None:
-        element = xmls.parse(xmls.with_digest(xml)[0], "network").find("mac")
+        element = xmls.parse(network_xmls.with_digest(xml)[0], "network").find("mac")
         return element.get("address") if element is not None else None
 
     found = mac(NETWORK)
@@ -163,8 +167,8 @@ def test_the_bridge_of_a_network_is_recognised_by_what_follows_from_its_name() -
     assert mac(NETWORK.replace("p-network", "q-network")) != found
     own = NETWORK.replace("<ip", "<mac address='02:00:00:00:00:01'/><ip")
     assert mac(own) == "02:00:00:00:00:01"
-    marked = xmls.with_digest(NETWORK.replace("<ip", "<bridge name='p-br'/><ip"))[0]
-    assert xmls.network_remains(marked) == xmls.NetworkRemains(
+    marked = network_xmls.with_digest(NETWORK.replace("<ip", "<bridge name='p-br'/><ip"))[0]
+    assert network_xmls.network_remains(marked) == network_xmls.NetworkRemains(
         network="p-network", bridge="p-br", mac=found or "", address="10.1.0.1/20"
     )
-    assert xmls.network_remains(xmls.with_digest(NETWORK)[0]) is None  # it has no bridge
+    assert network_xmls.network_remains(network_xmls.with_digest(NETWORK)[0]) is None  # it has no bridge

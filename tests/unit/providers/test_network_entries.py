@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from kvmcompose.providers.libvirt.definitions import network_digest, parse, with_digest
+from kvmcompose.providers.libvirt.definitions import parse
 from kvmcompose.providers.libvirt.interface.networks import FoundNetwork
+from kvmcompose.providers.libvirt.network_definitions import network_digest, with_digest
 from kvmcompose.providers.libvirt.network_entries import (
     Edit,
     EditCommand,

@@ -8,7 +8,8 @@ import pytest
 from recorder import Recorder
 
 from kvmcompose.hosts.errors import DriverError
-from kvmcompose.providers.libvirt.definitions import Disk, snapshot_disks
+from kvmcompose.providers.libvirt.definitions import Disk
+from kvmcompose.providers.libvirt.snapshot_definitions import snapshot_disks
 from kvmcompose.providers.libvirt.snapshot_tables import (
     DiskSnapshot,
     SnapshotTable,

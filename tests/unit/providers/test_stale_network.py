@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from kvmcompose.providers.libvirt.definitions import NetworkRemains
+from kvmcompose.providers.libvirt.network_definitions import NetworkRemains
 from kvmcompose.providers.libvirt.stale_network import rules_to_remove
 
 REMAINS = NetworkRemains(

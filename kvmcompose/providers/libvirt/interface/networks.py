@@ -11,7 +11,7 @@ import msgspec
 class FoundNetwork(msgspec.Struct, frozen=True, kw_only=True):
     """A network of a project. ``xml`` is the live definition if it is active, "" where it is not known.
 
-    ``digest`` is that of the XML that the network has been brought to (``definitions.network_digest``).
+    ``digest`` is that of the XML that the network has been brought to (``network_digest``).
     ``edited``: the definition was changed since by other means, such as virsh net-edit.
     """
 

@@ -14,7 +14,7 @@ from kvmcompose.core.commands import Snapshot, SnapshotVerb
 from kvmcompose.core.deployment import SnapshotStatus
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.effects.threads import in_thread
-from kvmcompose.providers.libvirt.definitions import snapshot_disks
+from kvmcompose.providers.libvirt.snapshot_definitions import snapshot_disks
 from kvmcompose.server.action_log import RunningStep
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.guest_clock import set_clock
