@@ -94,11 +94,9 @@ def read_descriptor(handle: int, limit: int, name: str) -> bytes:
     return b"".join(pieces)
 
 
-def read_regular(
-    path: str | os.PathLike[str], *, limit: int, within: int | None = None, follow: bool = True
-) -> bytes:
+def read_regular(path: str | os.PathLike[str], *, limit: int, follow: bool = True) -> bytes:
     """Read a regular file of at most ``limit`` bytes; see ``open_regular``. Raises OSError."""
-    handle = open_regular(path, within=within, follow=follow)
+    handle = open_regular(path, follow=follow)
     try:
         return read_descriptor(handle, limit, os.fspath(path))
     finally:

@@ -203,7 +203,7 @@ def mirrored(url: str, mirror: str | None) -> str:
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}"
 
 
-def unknown_image(name: str, known: Iterable[str], *, location: Location | None = None) -> InputError:
+def unknown_image(name: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that no image has, with similar names."""
     near = near_names(name, known)
     return InputError(
@@ -211,7 +211,7 @@ def unknown_image(name: str, known: Iterable[str], *, location: Location | None 
             Problem(
                 code="unknown-image",
                 message=f"there is no image named {name!r}",
-                location=location or Location("command line"),
+                location=Location("command line"),
                 hint=f"did you mean {' or '.join(near)}?" if near else "kvm-compose cloud-images lists all",
             )
         ]

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from kvmcompose.pipeline.schemas import Schema
 
 
-def ignored_keys(value: Any, schema: Schema, path: Path = ()) -> Iterator[Complaint]:
+def ignored_keys(value: Any, schema: Schema) -> Iterator[Complaint]:
     """Yield a warning for each key that has no effect, at its first place. ``value`` conforms to it."""
     seen: set[tuple[str, str]] = set()
-    for complaint in _walk(value, schema, path):
+    for complaint in _walk(value, schema, ()):
         key = str(complaint.path[-1]), complaint.message
         if key not in seen:
             seen.add(key)
