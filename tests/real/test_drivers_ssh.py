@@ -52,7 +52,7 @@ async def appear(up: Up, opening: str, count: int = 1) -> None:
 async def input_arrives(up: Up) -> None:
     """Input is bytes, comes to its end, is sent no faster than it is read, and may stay unread."""
     login, printed = up.login("one"), list[str]()
-    data = bytes(range(256)) * 8000
+    data = bytes(range(256)) * 2000
     sent = 0
 
     async def pieces(fault: Exception | None = None) -> AsyncIterator[bytes]:
@@ -66,7 +66,7 @@ async def input_arrives(up: Up) -> None:
     assert await up.shell.run(login, ["md5sum"], printed.append, stdin=pieces()) == 0
     assert printed == [f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}  -"]
     # who does not read is not sent everything, and may end
-    data *= 10
+    data *= 40
     assert await up.shell.run(login, ["sh", "-c", "sleep 3; exit 5"], str, stdin=pieces()) == 5
     assert sent < 8 << 20
     assert await up.shell.run(login, ["head", "-c", "1"], str, stdin=pieces()) == 0
@@ -177,116 +177,103 @@ async def commands_end(up: Up) -> None:
         raise AssertionError("what a listener raises was lost")
 
 
-async def commands(folder: str) -> None:
+async def how_far(up: Up) -> None:
+    login = up.login("one")
+    error = await error_of(up.shell.wait_ready(login, 4))
+    assert error.message == (
+        f"one was not ready within 4 s: nothing answers at {login.address} port 22"
+        " (no route to it, or it has not booted)"
+    )
+    gateway = msgspec.structs.replace(login, address=up.testbed.state.network["libvirt_network_gateway"])
+    error = await error_of(up.shell.wait_ready(gateway, 1))
+    assert error.message.endswith(f"{gateway.address} is up, but nothing listens on port 22 (no SSH server)")
+
+    await up.start("one")
+    lines = login.known_hosts.read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [DOMAIN]
+    assert login.known_hosts.stat().st_mode & 0o777 == 0o600
+
+    # ssh(1) agrees
+    argv = [
+        "ssh", "-F", "none", "-i", str(login.identity_file), "-o", "BatchMode=yes",
+        "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={login.known_hosts}",
+        "-o", f"HostKeyAlias={login.alias}", f"tester@{login.address}", "hostname",
+    ]  # fmt: skip
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"{DOMAIN}\n", done.stderr
+
+    other = up.testbed.folder / "other-key"
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)]
+    await asyncio.to_thread(subprocess.run, make, check=True, timeout=60)
+    stranger = msgspec.structs.replace(login, identity_file=other)
+    error = await error_of(up.shell.wait_ready(stranger, 3))
+    assert error.message.endswith(f"{login.address} port 22 answers, but refuses the key {other} for tester")
+    error = await error_of(up.shell.run(stranger, ["true"], print))
+    assert error.message.startswith("cannot reach one: ")
+    lost = msgspec.structs.replace(login, identity_file=Path("/no/key"))
+    assert "cannot use the key /no/key" in (await error_of(up.shell.wait_ready(lost, 60))).message
+
+    # set up, then not
+    assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/ready", "/etc/nocloud/unready"))[0] == 0
+    error = await error_of(up.shell.wait_ready(login, 2))
+    assert error.message.endswith("login works, but the first-boot set-up (cloud-init) is not complete")
+    waiting = asyncio.create_task(up.shell.wait_ready(login, 60))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/unready", "/etc/nocloud/ready"))[0] == 0
+    await asyncio.wait_for(waiting, 5)
+
+
+async def keys_are_pinned(up: Up) -> None:
+    login = up.login("one")
+    known = login.known_hosts
+    noted = known.read_text()
+
+    # the guest is made anew behind our back: another life, another key
+    hypervisor = up.host.hypervisor
+    await hypervisor.domains.destroy(DOMAIN)
+    await up.host.disks.reset_overlay(up.testbed.folder / "artefacts/one-cloud-init.img")
+    run = up.testbed.guests["one"].run
+    assert run
+    await hypervisor.domains.start(up.testbed.read(run.domain_xml))
+    started = time.monotonic()
+    error = await error_of(up.shell.wait_ready(login, 120))
+    assert time.monotonic() - started < 60
+    assert error.message.startswith(f"{login.address} has another host key than one had at first contact")
+    assert f"ssh-keygen -R {DOMAIN} -f {known}" in str(error.hint)
+    assert known.read_text() == noted
+
+    await up.shell.forget(login)
+    assert known.read_text() == ""
+    await up.shell.forget(login)
+    await up.shell.wait_ready(login, 120)
+    assert known.read_text() not in ("", noted)
+
+    # a reboot is the same guest, and the connection is made anew by itself
+    assert await hypervisor.domains.shut_down(DOMAIN, 60)
+    await up.start("one")
+    assert (await up.run("one", "hostname")) == (0, [DOMAIN])
+
+    # killed in the middle of a command
+    pid = int(await asyncio.to_thread(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text))
+    asyncio.get_running_loop().call_later(1, os.kill, pid, signal.SIGKILL)
+    started = time.monotonic()
+    error = await error_of(up.shell.run(login, ["sleep", "1000"], print))
+    assert time.monotonic() - started < 30
+    assert error.message.startswith("the connection to one was lost while sleep was running: ")
+
+
+async def guest_is_entered(folder: str) -> None:
+    """One guest for all: an emulated one takes seconds to boot."""
     async with brought_up(folder) as up:
-        await up.start("one")
+        await how_far(up)
         await commands_run(up)
         await commands_end(up)
+        await keys_are_pinned(up)
 
 
-def test_commands_are_heard_and_end_when_cancelled(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, commands, folder=project)
-
-
-async def how_far(folder: str) -> None:
-    async with brought_up(folder) as up:
-        login = up.login("one")
-        error = await error_of(up.shell.wait_ready(login, 4))
-        assert error.message == (
-            f"one was not ready within 4 s: nothing answers at {login.address} port 22"
-            " (no route to it, or it has not booted)"
-        )
-        gateway = msgspec.structs.replace(login, address=up.testbed.state.network["libvirt_network_gateway"])
-        error = await error_of(up.shell.wait_ready(gateway, 1))
-        assert error.message.endswith(
-            f"{gateway.address} is up, but nothing listens on port 22 (no SSH server)"
-        )
-
-        await up.start("one")
-        lines = login.known_hosts.read_text().splitlines()
-        assert [line.split()[0] for line in lines] == [DOMAIN]
-        assert login.known_hosts.stat().st_mode & 0o777 == 0o600
-
-        # ssh(1) agrees
-        argv = [
-            "ssh", "-F", "none", "-i", str(login.identity_file), "-o", "BatchMode=yes",
-            "-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={login.known_hosts}",
-            "-o", f"HostKeyAlias={login.alias}", f"tester@{login.address}", "hostname",
-        ]  # fmt: skip
-        done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60)
-        assert done.stdout == f"{DOMAIN}\n", done.stderr
-
-        other = up.testbed.folder / "other-key"
-        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other)]
-        await asyncio.to_thread(subprocess.run, make, check=True, timeout=60)
-        stranger = msgspec.structs.replace(login, identity_file=other)
-        error = await error_of(up.shell.wait_ready(stranger, 3))
-        assert error.message.endswith(
-            f"{login.address} port 22 answers, but refuses the key {other} for tester"
-        )
-        error = await error_of(up.shell.run(stranger, ["true"], print))
-        assert error.message.startswith("cannot reach one: ")
-        lost = msgspec.structs.replace(login, identity_file=Path("/no/key"))
-        assert "cannot use the key /no/key" in (await error_of(up.shell.wait_ready(lost, 60))).message
-
-        # set up, then not
-        assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/ready", "/etc/nocloud/unready"))[0] == 0
-        error = await error_of(up.shell.wait_ready(login, 2))
-        assert error.message.endswith("login works, but the first-boot set-up (cloud-init) is not complete")
-        waiting = asyncio.create_task(up.shell.wait_ready(login, 60))
-        await asyncio.sleep(1)
-        assert not waiting.done()
-        assert (await up.run("one", "sudo", "-n", "mv", "/etc/nocloud/unready", "/etc/nocloud/ready"))[0] == 0
-        await asyncio.wait_for(waiting, 5)
-
-
-def test_waiting_says_how_far_it_came(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, how_far, folder=project)
-
-
-async def keys_are_pinned(folder: str) -> None:
-    async with brought_up(folder) as up:
-        await up.start("one")
-        login = up.login("one")
-        known = login.known_hosts
-        noted = known.read_text()
-
-        # the guest is made anew behind our back: another life, another key
-        hypervisor = up.host.hypervisor
-        await hypervisor.domains.destroy(DOMAIN)
-        await up.host.disks.reset_overlay(up.testbed.folder / "artefacts/one-cloud-init.img")
-        run = up.testbed.guests["one"].run
-        assert run
-        await hypervisor.domains.start(up.testbed.read(run.domain_xml))
-        started = time.monotonic()
-        error = await error_of(up.shell.wait_ready(login, 120))
-        assert time.monotonic() - started < 60
-        assert error.message.startswith(f"{login.address} has another host key than one had at first contact")
-        assert f"ssh-keygen -R {DOMAIN} -f {known}" in str(error.hint)
-        assert known.read_text() == noted
-
-        await up.shell.forget(login)
-        assert known.read_text() == ""
-        await up.shell.forget(login)
-        await up.shell.wait_ready(login, 120)
-        assert known.read_text() not in ("", noted)
-
-        # a reboot is the same guest, and the connection is made anew by itself
-        assert await hypervisor.domains.shut_down(DOMAIN, 60)
-        await up.start("one")
-        assert (await up.run("one", "hostname")) == (0, [DOMAIN])
-
-        # killed in the middle of a command
-        pid = int(await asyncio.to_thread(Path(f"/run/libvirt/qemu/{DOMAIN}.pid").read_text))
-        asyncio.get_running_loop().call_later(1, os.kill, pid, signal.SIGKILL)
-        started = time.monotonic()
-        error = await error_of(up.shell.run(login, ["sleep", "1000"], print))
-        assert time.monotonic() - started < 30
-        assert error.message.startswith("the connection to one was lost while sleep was running: ")
-
-
-def test_host_keys_are_pinned_and_connections_come_back(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, keys_are_pinned, folder=project)
+def test_a_guest_is_waited_for_obeys_and_has_its_key_pinned(real_host: TestHost, project: Path) -> None:
+    driven.inside(real_host, guest_is_entered, folder=project, timeout=1500)
 
 
 async def openssh_is_used(folder: str, address: str, key: str) -> None:
