@@ -22,7 +22,7 @@ from kvmcompose.hosts.remote_blobs import RemoteBlobStore
 from kvmcompose.hosts.volume_store import RemoteVolumeStore, VolumeStore
 from kvmcompose.providers.capture.driver import TcpdumpCaptures
 from kvmcompose.providers.console_logs.driver import HostConsoleLogs
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.containers.interface import ContainerEngine
 from kvmcompose.providers.disks.driver import HostDisks
@@ -79,7 +79,9 @@ class RealDrivers:
                 if member is None:
                     self._runners[host] = runner
                 blobs = LocalBlobStore(runner, member) if member is not None else None
-                engine = Engine([Path(each) for each in engine_sockets(host, [*map(str, _local_engines())])])
+                engine = EngineConnection(
+                    [Path(each) for each in engine_sockets(host, [*map(str, _local_engines())])]
+                )
                 drivers = _drive(runner, Libvirt(host.libvirt, runner), engine, blobs)
             else:
                 drivers = self._elsewhere(host, member)
@@ -97,7 +99,7 @@ class RealDrivers:
         hypervisor = Libvirt(self._forward_libvirt(connection), runner, where)
         # each alone: one that does not answer for a moment must not be taken for another
         shown = {self._forward(connection, (path,)): path for path in engine_sockets(host, _ENGINE_SOCKETS)}
-        engine = Engine(list(shown), where, runner.reach, shown=shown)
+        engine = EngineConnection(list(shown), where, runner.reach, shown=shown)
         blobs = RemoteBlobStore(runner)
         return _drive(runner, hypervisor, engine, blobs, RemoteVolumeStore(blobs))
 
@@ -132,7 +134,7 @@ class RealDrivers:
             at = {path: self._forward(connection, (path,)) for path in paths}
         where = "" if host.is_main_host else f"on {host.name}"
         found = {
-            path: HostEngine(Engine([local], where, shown={local: path}), self._runners[host])
+            path: HostEngine(EngineConnection([local], where, shown={local: path}), self._runners[host])
             for path, local in at.items()
         }
         self._surveyed += found.values()
@@ -190,7 +192,7 @@ def engine_sockets(host: Host, known: Sequence[str]) -> Sequence[str]:
 def _drive(
     runner: CommandRunner,
     hypervisor: Libvirt,
-    engine: Engine,
+    engine: EngineConnection,
     blobs: RemoteBlobStore | None,
     volumes: VolumeStore | None = None,
 ) -> HostDrivers:

@@ -22,7 +22,7 @@ from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import connection, execution, images
 from kvmcompose.providers.containers import containers as container_driver
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.containers.images import EngineImages
 from kvmcompose.providers.containers.labels import (
@@ -96,7 +96,7 @@ async def _all(found: AsyncIterator[Any]) -> None:
         pass
 
 
-def _calls(engine: Engine) -> Iterator[Callable[[], Awaitable[object]]]:
+def _calls(engine: EngineConnection) -> Iterator[Callable[[], Awaitable[object]]]:
     driven = HostEngine(engine, LocalRunner("one"))
     containers, inside, found = driven.containers, driven.inside, driven.images
     web = ("lab", "lab-web")
@@ -144,7 +144,7 @@ def _asked(path: Path, change: Callable[[Lying], None]) -> list[tuple[type[BaseE
 
     async def ask(engine: Lying) -> list[tuple[type[BaseException], str]]:
         change(engine)
-        asking = Engine([path], "on two", come_back=0)
+        asking = EngineConnection([path], "on two", come_back=0)
         found = []
         for call in _calls(asking):
             try:
@@ -246,7 +246,7 @@ def test_an_engine_sends_nobody_elsewhere(
         engine.status = status
 
         async def ask() -> None:
-            asking = Engine([tmp_path / "engine"], come_back=0)
+            asking = EngineConnection([tmp_path / "engine"], come_back=0)
             await asking.call("ask", lambda client: client.api_version)
             engine.headers = headers
             with pytest.raises(DriverError, match=said):
@@ -261,7 +261,7 @@ def test_an_engine_sends_nobody_elsewhere(
 def test_no_registry_has_what_is_made_here(tmp_path: Path, registry: str) -> None:
     """Else a lab could have an image of its own in the place of one that another project builds later."""
     with lying_engine(tmp_path / "engine") as engine:
-        asking = Engine([tmp_path / "engine"], come_back=0)
+        asking = EngineConnection([tmp_path / "engine"], come_back=0)
         reference = f"{registry}kvm-compose-builds/other:{'a' * 32}"
         with pytest.raises(DriverError, match="made by kvm-compose on this host alone"):
             asyncio.run(EngineImages(asking, "one").pull(reference, lambda _: None))
@@ -299,7 +299,7 @@ def test_no_process_of_the_host_is_ended_for_one_of_a_container(
     with lying_engine(tmp_path / "engine") as engine:
         answer = {**_ANSWER, "Id": identity, "Pid": pid, "Running": True, "ExitCode": None}
         engine.body = json.dumps(answer).encode()
-        driven = HostEngine(Engine([tmp_path / "engine"], come_back=0), runner)
+        driven = HostEngine(EngineConnection([tmp_path / "engine"], come_back=0), runner)
 
         async def ask() -> None:
             running = asyncio.create_task(driven.inside.run("lab", "lab-web", ["true"], lambda _: None))

@@ -40,7 +40,7 @@ from kvmcompose.guests._containers import LOG_CONFIG
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.images.image_archives import opened_image
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.containers.interface.containers import Containers
 from kvmcompose.providers.engine_survey import survey_engines
@@ -102,7 +102,7 @@ def processes(text: str) -> list[str]:
 class Driven:
     """The drivers of an engine, and a project's container in it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineConnection) -> None:
         self.engine = engine
         self.host = HostEngine(engine, LocalRunner("main"))
         self.containers, self.inside, self.images = self.host.containers, self.host.inside, self.host.images
@@ -131,7 +131,7 @@ class Driven:
 
 @contextlib.asynccontextmanager
 async def engine_at(socket: str, image: str) -> AsyncIterator[Driven]:
-    driven_one = Driven(Engine([Path("/nowhere.sock"), Path(socket)]))
+    driven_one = Driven(EngineConnection([Path("/nowhere.sock"), Path(socket)]))
     await driven_one.load(image)
     try:
         yield driven_one
@@ -631,7 +631,7 @@ async def killed(image: str) -> None:
     """An engine that does not answer, is killed, or comes back; another one is never taken for it."""
     warnings.simplefilter("ignore", ResourceWarning)  # of sockets that the SDK could not connect
     docker, podman = (str(engines.SOCKETS[name]) for name in ("docker", "podman"))
-    it = Driven(Engine([Path(docker), Path(podman)], come_back=2))
+    it = Driven(EngineConnection([Path(docker), Path(podman)], come_back=2))
     await it.load(image)
     await it.up()
     pid = int(Path("/run/docker.pid").read_text())
@@ -669,7 +669,7 @@ async def killed(image: str) -> None:
     await followed.stop()
     await it.containers.remove("p", "p-a")
     await it.engine.close()
-    nobody = Engine([Path("/nowhere.sock")])
+    nobody = EngineConnection([Path("/nowhere.sock")])
     assert "no container engine answers at /nowhere.sock" in await message_of(nobody.call("ask", print))
 
 

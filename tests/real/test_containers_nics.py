@@ -23,7 +23,7 @@ from hosts.tiny_image import image_id, tiny_image
 from kvmcompose.core.deployable import SwitchBridge
 from kvmcompose.core.nic import Trunk
 from kvmcompose.hosts.local import LocalRunner
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.iplink.driver import IpLinks
 from kvmcompose.providers.netns.container_nics import ContainerNic, ContainerPlace, FoundNic, VethNics
@@ -82,7 +82,9 @@ class Lab:
         self.machine = LocalRunner("main")
         self.nics, self.switches = VethNics(self.machine), OvsSwitches(self.machine)
         self.links = IpLinks(self.machine)
-        self.engines = [HostEngine(Engine([path]), self.machine) for path in engines.SOCKETS.values()]
+        self.engines = [
+            HostEngine(EngineConnection([path]), self.machine) for path in engines.SOCKETS.values()
+        ]
 
     async def create(self, image: str) -> None:
         async def archive():  # noqa: ANN202

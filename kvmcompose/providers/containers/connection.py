@@ -102,8 +102,8 @@ def _content(response: requests.Response) -> bytes:
     return bytes(content)
 
 
-class Engine:
-    """The engine behind the first of some unix sockets that answers; from then on, no other one.
+class EngineConnection:
+    """To the engine behind the first of some unix sockets that answers; from then on, to no other one.
 
     Another engine of the host has none of the containers, which must not look as if they were gone.
     """

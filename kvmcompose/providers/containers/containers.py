@@ -13,7 +13,7 @@ from docker.errors import APIError, NotFound
 from kvmcompose.core.instance import Usage
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers import measuring, rows
-from kvmcompose.providers.containers.connection import CALL_SECONDS, Engine
+from kvmcompose.providers.containers.connection import CALL_SECONDS, EngineConnection
 from kvmcompose.providers.containers.events import EngineEvents
 from kvmcompose.providers.containers.interface.containers import HalfStartedError, ObservedContainer
 from kvmcompose.providers.containers.labels import GUEST_LABEL, MADE_LABEL, NAME_LABEL, PROJECT_LABEL
@@ -30,7 +30,7 @@ _REMOVAL_SECONDS, _LOOK_SECONDS = 30.0, 0.1
 class EngineContainers:
     """See ``Containers``. ``host`` is the name of the engine's host, for messages."""
 
-    def __init__(self, engine: Engine, host: str) -> None:
+    def __init__(self, engine: EngineConnection, host: str) -> None:
         self._engine = engine
         self._ownership = ContainerOwnership(engine, host)
         self._events = EngineEvents(engine)

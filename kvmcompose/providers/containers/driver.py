@@ -7,7 +7,7 @@ from functools import partial
 from kvmcompose.core.instance import HostMeasures
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.providers.containers import measuring
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.containers import EngineContainers
 from kvmcompose.providers.containers.images import EngineImages
 from kvmcompose.providers.containers.inside import EngineInside
@@ -20,7 +20,7 @@ from kvmcompose.providers.containers.interface.inside import ContainerInside
 class HostEngine:
     """See ``ContainerEngine``. ``runner`` runs programs on the engine's host."""
 
-    def __init__(self, engine: Engine, runner: CommandRunner) -> None:
+    def __init__(self, engine: EngineConnection, runner: CommandRunner) -> None:
         self._engine = engine
         self._runner = runner
         #: What was asked once, for measurements.

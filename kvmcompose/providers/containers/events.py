@@ -18,7 +18,7 @@ import msgspec
 
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines
-from kvmcompose.providers.containers.connection import Engine, EngineRefusalError
+from kvmcompose.providers.containers.connection import EngineConnection, EngineRefusalError
 from kvmcompose.providers.containers.interface.containers import ObservedContainer, following
 from kvmcompose.providers.containers.labels import PROJECT_LABEL
 
@@ -117,7 +117,7 @@ class EngineEvents:
     When it has been opened, all is to be looked at again.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineConnection) -> None:
         self.is_open = False
         self._engine = engine
         self._listeners: set[ContainerListener] = set()

@@ -18,7 +18,7 @@ from docker.errors import NotFound
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines, OnLine, Pieces
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.streaming import EngineStream, outputs
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ kill -s KILL -- "-$1" 2>/dev/null || true
 class Execution:
     """A command in the container with this ID. ``doing`` describes it in messages."""
 
-    def __init__(self, engine: Engine, runner: CommandRunner, container: str, doing: str) -> None:
+    def __init__(self, engine: EngineConnection, runner: CommandRunner, container: str, doing: str) -> None:
         self._engine = engine
         self._runner = runner
         self._container = container

@@ -20,7 +20,7 @@ from kvmcompose.core.image_source import is_ours
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Lines, OnLine, Pieces
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, Engine, failure
+from kvmcompose.providers.containers.connection import CALL_SECONDS, COPY_SECONDS, EngineConnection, failure
 from kvmcompose.providers.containers.interface.images import FoundImage
 from kvmcompose.providers.containers.labels import BUILD_LABEL, PROJECT_LABEL
 from kvmcompose.providers.containers.ownership import ContainerOwnership
@@ -46,7 +46,7 @@ _MOST_BYTES = 1 << 60
 class EngineImages:
     """See ``ContainerImages``. ``host`` is the name of the engine's host, for messages."""
 
-    def __init__(self, engine: Engine, host: str) -> None:
+    def __init__(self, engine: EngineConnection, host: str) -> None:
         self._engine = engine
         self._ownership = ContainerOwnership(engine, host)
 

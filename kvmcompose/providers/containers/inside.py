@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines, OnLine, Pieces
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.execution import Execution
 from kvmcompose.providers.containers.ownership import ContainerOwnership, identity_in
 from kvmcompose.providers.containers.streaming import outputs
@@ -17,7 +17,7 @@ from kvmcompose.providers.containers.streaming import outputs
 class EngineInside:
     """See ``ContainerInside``. ``runner`` runs programs on the engine's host: it ends commands."""
 
-    def __init__(self, engine: Engine, runner: CommandRunner) -> None:
+    def __init__(self, engine: EngineConnection, runner: CommandRunner) -> None:
         self._engine = engine
         self._runner = runner
         self._ownership = ContainerOwnership(engine, runner.name)

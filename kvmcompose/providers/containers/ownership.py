@@ -10,7 +10,7 @@ from docker import APIClient
 from kvmcompose.core.names import first_few
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers import rows
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.labels import NAME_LABEL, PROJECT_LABEL
 
 _T = TypeVar("_T")
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 class ContainerOwnership:
     """The containers of projects in one engine. ``host`` is the name of its host, for messages."""
 
-    def __init__(self, engine: Engine, host: str) -> None:
+    def __init__(self, engine: EngineConnection, host: str) -> None:
         self._engine = engine
         self._host = host
 

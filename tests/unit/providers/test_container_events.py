@@ -21,7 +21,7 @@ import pytest
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import events
-from kvmcompose.providers.containers.connection import Engine
+from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
 from kvmcompose.providers.containers.interface.containers import Containers, ObservedContainer
 
@@ -174,7 +174,7 @@ def path(tmp_path: Path, engine: Reporting) -> Iterator[Path]:
 
 
 def drive(path: Path) -> HostEngine:
-    return HostEngine(Engine([path], come_back=1), LocalRunner("one"))
+    return HostEngine(EngineConnection([path], come_back=1), LocalRunner("one"))
 
 
 async def settled() -> None:

@@ -17,7 +17,7 @@ from kvmcompose.client.remote import ANSWER_SECONDS
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
 from kvmcompose.providers.containers import connection
-from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, Engine, failure
+from kvmcompose.providers.containers.connection import AT_ONCE, COPY_SECONDS, EngineConnection, failure
 from kvmcompose.providers.containers.driver import HostEngine
 
 
@@ -60,7 +60,7 @@ def silent_engine(path: Path) -> Iterator[threading.Event]:
 def test_a_socket_is_named_as_it_is_on_its_host(tmp_path: Path) -> None:
     async def ask() -> None:
         path = tmp_path / "forwarded.sock"
-        engine = Engine([path], "on two", shown={path: "/run/docker.sock"})
+        engine = EngineConnection([path], "on two", shown={path: "/run/docker.sock"})
         with pytest.raises(DriverError, match=r"engine answers on two at /run/docker\.sock$"):
             await engine.call("ask", lambda client: client.version())
 
@@ -86,7 +86,7 @@ def test_who_only_looks_hears_of_it_before_the_client_gives_up(
     monkeypatch.setattr("kvmcompose.providers.containers.connection.asyncio.timeout", at_once)
 
     async def look(awake: threading.Event) -> None:
-        engine = Engine([path])
+        engine = EngineConnection([path])
         driven = HostEngine(engine, LocalRunner("one"))
         for asked in (driven.facts(), driven.containers.observe("lab")):
             with pytest.raises(DriverError, match="the container engine has not answered within") as error:
@@ -107,7 +107,7 @@ def test_who_only_looks_hears_of_it_before_the_client_gives_up(
 
 def test_a_hundred_calls_start_few_threads(tmp_path: Path) -> None:
     async def ask() -> None:
-        engine = Engine([path])
+        engine = EngineConnection([path])
         threads = [await engine.call("ask", lambda _: threading.current_thread()) for _ in range(100)]
         assert len(set(map(id, threads))) <= 2 * AT_ONCE  # one that has just answered may not be free yet
         assert all(each.daemon for each in threads)
@@ -132,7 +132,7 @@ def test_what_closes_does_not_wait_for_an_engine_that_is_being_connected_to(
     monkeypatch.setattr(connection, "_probe", probe)
 
     async def close() -> None:
-        engine = Engine([tmp_path / "engine"], come_back=0)
+        engine = EngineConnection([tmp_path / "engine"], come_back=0)
         call = asyncio.create_task(engine.call("ask", lambda client: client.version()))
         await asyncio.to_thread(begun.wait, 10)
         call.cancel()
