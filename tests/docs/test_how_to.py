@@ -17,7 +17,9 @@ GUIDES = REPOSITORY / "docs" / "how-to"
 
 
 @pytest.mark.parametrize("name", ["up-and-down", "change-what-runs", "snapshots", "capture"])
-def test_a_guide_is_what_happens(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guide_is_what_happens(
+    name: str, tmp_path: Path, state_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = {"KVM_COMPOSE_STORE": str(tmp_path / "store")}
     image = tmp_path / "tiny.qcow2"
     for argv in (
@@ -27,10 +29,9 @@ def test_a_guide_is_what_happens(name: str, tmp_path: Path, monkeypatch: pytest.
         subprocess.run(argv, check=True, capture_output=True, env=os.environ | store)
     monkeypatch.setenv("KVM_COMPOSE_SERVER_FAKE", "1")
     monkeypatch.setenv("KVM_COMPOSE_SERVER_DELAY", "0.02")  # so that one thing comes after the other
-    monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(tmp_path / "s"))
     shown = steps((GUIDES / f"{name}.md").read_text())
     begin = "kvm-compose init lab >/dev/null && cd lab\n"
-    results = run_all([begin, *(step.commands for step in shown)], tmp_path)
+    results = run_all([begin, *(step.commands for step in shown)], tmp_path, state_place)
     for step, (output, status) in zip(shown, results[1:], strict=True):
         place = f"docs/how-to/{name}.md:{step.line}:\n{step.commands}"
         assert status == step.status, f"{place}ended with {status}:\n{output}"

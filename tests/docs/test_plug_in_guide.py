@@ -7,8 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Timer
 
@@ -54,7 +52,7 @@ def environment_of(lab: Path) -> dict[str, str]:
         "NOTICE_BOARD": str(lab.parent / "board"),
         "KVM_COMPOSE_PLUGINS": str(lab.parent / "plug-ins"),
         "KVM_COMPOSE_SERVER_FAKE": "1",
-        "KVM_COMPOSE_SERVER_IDLE": "1",
+        "KVM_COMPOSE_SERVER_IDLE": "60",  # one for all commands; `state_place` ends it
         "KVM_COMPOSE_STATE_DIR": os.environ.get("KVM_COMPOSE_STATE_DIR", str(lab.parent / "state")),
         "XDG_DATA_HOME": str(lab.parent / "data"),
     }
@@ -107,11 +105,8 @@ def test_the_strategy_places(lab: Path) -> None:
 
 
 @pytest.fixture
-def server_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="kc") as folder:
-        monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", folder)
-        yield
+def server_place(state_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVM_COMPOSE_STATE_DIR", str(state_place))
 
 
 @pytest.mark.usefixtures("server_place")

@@ -61,16 +61,17 @@ def pattern(shown: str) -> str:
     return "".join(parts)
 
 
-def run_all(commands: list[str], folder: Path) -> list[tuple[str, int]]:
+def run_all(commands: list[str], folder: Path, state: Path) -> list[tuple[str, int]]:
     """Run blocks of commands one after the other in one shell: what each prints, and its last status."""
     marks = [f"--- end of step {number}" for number in range(len(commands))]
     script = "".join(
         f"{block}printf '%s %s\\n' '{mark}' $?\n" for block, mark in zip(commands, marks, strict=True)
     )
     environment = {
-        # a server of its own, which tests of other processes do not see
-        "KVM_COMPOSE_STATE_DIR": str(folder / "s"),
         **os.environ,
+        # a server of its own, which tests of other processes do not see: one for all commands
+        "KVM_COMPOSE_STATE_DIR": str(state),
+        "KVM_COMPOSE_SERVER_IDLE": "60",
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "KVM_COMPOSE_STORE": str(folder / "store"),
         "LC_ALL": "C.UTF-8",
@@ -89,9 +90,9 @@ def run_all(commands: list[str], folder: Path) -> list[tuple[str, int]]:
     return results
 
 
-def test_the_tutorial_is_what_happens(tmp_path: Path) -> None:
+def test_the_tutorial_is_what_happens(tmp_path: Path, state_place: Path) -> None:
     shown = steps(TUTORIAL.read_text())
-    results = run_all([step.commands for step in shown], tmp_path)
+    results = run_all([step.commands for step in shown], tmp_path, state_place)
     for step, (output, status) in zip(shown, results, strict=True):
         where = f"docs/tutorial.md:{step.line}"
         assert status == step.status, f"{where}: status {status}:\n{output}"

@@ -33,7 +33,7 @@ class Project:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "KVM_COMPOSE_STATE_DIR": str(self.state),
             "KVM_COMPOSE_SERVER_FAKE": "1",
-            "KVM_COMPOSE_SERVER_IDLE": "0.5",
+            "KVM_COMPOSE_SERVER_IDLE": "60",  # one for all commands; `state_place` ends it
         }
         environment.pop("CI", None)
         return subprocess.run(

@@ -250,6 +250,11 @@ def new_bench(root: Path, name: str, files: Mapping[str, str] | None = None) -> 
         bench.write(file, text)
     if not (root / "store").exists():
         shutil.copytree(_filled_store(), root / "store")
+    # whether KVM works is found out by a guest, which would take seconds of a processor for each bench
+    known = Path.home() / ".cache/kvm-compose/kvm.json"
+    if known.exists() and not (root / "cache").exists():
+        (root / "cache/kvm-compose").mkdir(parents=True)
+        shutil.copy(known, root / "cache/kvm-compose/kvm.json")
     return bench
 
 
