@@ -26,7 +26,7 @@ from kvmcompose.build.recipes import Recipes
 from kvmcompose.build.recovery import recover
 from kvmcompose.build.template_check import template_problems
 from kvmcompose.build.templates import templates
-from kvmcompose.core.artefact import Artefact, BaseImage, Policy, is_shared_disk
+from kvmcompose.core.artefact import Artefact, BaseImage, Policy
 from kvmcompose.core.errors import InputError, KvmComposeError, Location, Problem, RefusedError
 from kvmcompose.core.model import LogicalTestbed
 from kvmcompose.effects.files import expand
@@ -356,9 +356,10 @@ _AnyDecision = TypeVar("_AnyDecision", bound=Decision)
 
 
 def _without_data_of_others(decisions: Iterable[Making], named: Container[str]) -> Iterator[Making]:
-    """Yield decisions on guests that were named: disks that they share with others keep their data."""
+    """Yield decisions on guests that were named: data that belongs to no guest is kept, as others have it."""
     for each in decisions:
-        if is_shared_disk(each.path) and each.path not in named and each.action is Disposition.REBUILD:
+        is_of_all = each.policy is Policy.MUTABLE and each.artefact.guest is None
+        if is_of_all and each.path not in named and each.action is Disposition.REBUILD:
             reasons = (f"other guests have it, too: {each.task} names it",)
             yield msgspec.structs.replace(each, action=Disposition.KEEP, reasons=reasons)
         else:

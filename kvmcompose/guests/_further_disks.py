@@ -382,6 +382,7 @@ def _of_shareable(entry: FurtherDisk, source: str, at: _Path) -> Iterator[Compla
             path=(*at, source),
             message=f"shareable does not go with {source}: a disk that guests share begins empty",
             wanted="size_gigabytes",
+            hint="one guest may have the image as another disk, and copy it to this one",
             at_key=True,
         )
 
