@@ -133,7 +133,7 @@ class Schemas:
         added = inliner.schema(whole.get("$defs", {}).get("state", {}), whole)
         schema.pop("dependentSchemas", None)
         schema.get("properties", {}).pop("scaling", None)
-        merged: Schema = _merged(schema, added)
+        merged: Schema = _stored(_merged(schema, added))
         return merged
 
 
@@ -167,6 +167,19 @@ class _Inliner:
             found = found[step]
         inlined: Schema = self.schema(found, target) | beside
         return inlined
+
+
+def _stored(part: Any) -> Any:
+    """Return a schema of what the YAML says as the state has it: without the values that are defaults.
+
+    So of a mapping that must not be empty there, nothing may be left. A choice keeps what is chosen.
+    """
+    if isinstance(part, list):
+        return [_stored(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    is_optional = isinstance(part.get("minProperties"), int) and "maxProperties" not in part
+    return {key: _stored(each) for key, each in part.items() if not (is_optional and key == "minProperties")}
 
 
 def _merged(schema: Any, added: Any) -> Any:
