@@ -117,10 +117,22 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     after: str | None = None
 
 
+class Loss(StrEnum):
+    """Which data is lost with a change. ``kvmcompose.reconcile.wording`` has the words for each."""
+
+    #: What the guest wrote to its disk.
+    DISK = "disk"
+    #: What a container wrote outside of its volumes.
+    OWN_FILES = "own-files"
+    #: The state of its TPM, which stays on the host that it leaves.
+    TPM = "tpm"
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A change to one resource. ``wanted`` is None for a removal, ``found`` for a creation.
 
     A ``pending`` change is carried out only when the user asks for it: nothing that the user edited needs it.
+    ``loss`` is what its provider says; None for no data.
     """
 
     verb: Verb
@@ -129,6 +141,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     wanted: Resource | None = None
     found: Found | None = None
     pending: bool = False
+    loss: Loss | None = None
 
     @property
     def guest(self) -> str | None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvmcompose.core.instance import GONE
-from kvmcompose.core.resource import STOPPING, Change, Found, Reason, ReasonCode, Verb
+from kvmcompose.core.resource import Change, Loss, Reason, ReasonCode, Verb
 
 #: So many guests whose set-up is out of date are named.
 _MOST_LINES = 20
-#: What was asked for where a guest is to lose its data.
-_RECREATE = "up --recreate"
 #: What kinds of resources are called; others by their kind.
 _NOUNS = {
     "container": "guest",
@@ -95,22 +92,16 @@ def reasons_text(change: Change) -> tuple[str, ...]:
     return tuple(because(each) for each in change.reasons)
 
 
+_LOSSES = {
+    Loss.DISK: "data that it wrote is lost",
+    Loss.OWN_FILES: "files that it wrote outside of its volumes are lost",
+    Loss.TPM: "its TPM does not move: it has another one there, which opens nothing that this one has sealed",
+}
+
+
 def loss(change: Change) -> str:
     """Return which data a change loses, as a part of a sentence; "" for none."""
-    there = change.found is not None and change.found.state != GONE
-    if change.ref.kind == "container" and there and change.verb in STOPPING - {Verb.RESTART}:
-        return "files that it wrote outside of its volumes are lost"
-    if change.ref.kind == "libvirt-domain" and any(each.subject == _RECREATE for each in change.reasons):
-        return "data that it wrote is lost"
-    if change.ref.kind == "libvirt-domain" and change.verb is Verb.MOVE and _has_tpm(change.found):
-        return "its TPM does not move: it has another one there, which opens nothing that this one has sealed"
-    return ""
-
-
-def _has_tpm(found: Found | None) -> bool:
-    """Return whether a domain was made with a TPM, whose state libvirt keeps on its host."""
-    guest = getattr(found.spec, "guest", None) if found is not None else None
-    return any(isinstance(each, dict) and bool(each.get("tpm")) for each in (guest or {}).values())
+    return _LOSSES[change.loss] if change.loss is not None else ""
 
 
 def is_outdated(change: Change) -> bool:

@@ -114,7 +114,13 @@ def _compare(
         asked=_asked(wanted, options) if options is not None else {},
         no_waiting=[kind for kind, each in providers().items() if getattr(options, each.AGAIN or "-", False)],
     )
+    changes = tuple(map(_with_loss, changes))
     return Differences(wanted=wanted, found=found, changes=changes, silent=silent, blind=blind)
+
+
+def _with_loss(change: Change) -> Change:
+    loss = providers()[change.ref.kind].loses(change)
+    return change if loss is None else msgspec.structs.replace(change, loss=loss)
 
 
 def _blind(view: View, look: _Look) -> list[Blind]:

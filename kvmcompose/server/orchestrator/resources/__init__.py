@@ -30,6 +30,7 @@ A module (also one in ``resources/`` of a plug-in folder) offers:
 ``RECONNECTS``                    True: guests that lose their interfaces when others restart them; optional
 ``bytes_to_send(testbed, change)`` what a change sends to its host, beside files; reads files; optional
 ``boots(change)``                 whether a guest starts for a change; optional
+``loses(change)``                 which data a change loses; optional, pure
 ``noticed_by(testbed, change)``   the guests that may lose packets by a change; optional, pure
 ``segment_of(project, change)``   the bridge, switch or router that a change is of, as the testbed names it;
                                   optional, pure
@@ -47,7 +48,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Protocol, cast
 
 from kvmcompose.core.plug_ins import with_defaults
-from kvmcompose.core.resource import Change, Found, Resource
+from kvmcompose.core.resource import Change, Found, Loss, Resource
 from kvmcompose.effects.resources import plugin_folders
 from kvmcompose.reconcile.walk import in_order
 
@@ -118,6 +119,9 @@ class Provider(Protocol):
     def boots(self, change: Change) -> bool:
         """Return whether a guest starts for a change."""
 
+    def loses(self, change: Change) -> Loss | None:
+        """Return which data a change loses, None for none."""
+
     def noticed_by(self, testbed: LoadedTestbed, change: Change) -> Iterable[str]:
         """Return the guests that may lose packets by a change."""
 
@@ -165,6 +169,7 @@ def _module(name: str) -> Provider:
         "limit": _two_at_a_time,
         "bytes_to_send": _sends_nothing,
         "boots": _boots_nothing,
+        "loses": _loses_nothing,
         "noticed_by": _nobody,
         "segment_of": _no_segment,
     }
@@ -202,6 +207,10 @@ def _sends_nothing(_testbed: LoadedTestbed, _change: Change) -> int:
 def _boots_nothing(_change: Change) -> bool:
     """Return the default."""
     return False
+
+
+def _loses_nothing(_change: Change) -> None:
+    """Return nothing: the default."""
 
 
 def _nobody(_testbed: LoadedTestbed, _change: Change) -> tuple[str, ...]:

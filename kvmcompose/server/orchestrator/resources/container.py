@@ -13,7 +13,7 @@ from kvmcompose.core.commands import Up
 from kvmcompose.core.deployable import ContainerGuest
 from kvmcompose.core.instance import GONE, ON
 from kvmcompose.core.names import first_few
-from kvmcompose.core.resource import STOPPING, Change, Found, Ref, Resource, Verb
+from kvmcompose.core.resource import STOPPING, Change, Found, Loss, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.containers.interface.containers import HalfStartedError, ObservedContainer
@@ -360,6 +360,12 @@ def boots(change: Change) -> bool:
     if change.verb in (Verb.UPDATE, Verb.REPAIR):
         return change.found is None or change.found.state not in ON
     return change.verb is not Verb.REMOVE
+
+
+def loses(change: Change) -> Loss | None:
+    """Return whether a container that is there is removed."""
+    there = change.found is not None and change.found.state != GONE
+    return Loss.OWN_FILES if there and change.verb in STOPPING - {Verb.RESTART} else None
 
 
 def limit(work: Work, host: str, *, removing: bool) -> int:  # noqa: ARG001

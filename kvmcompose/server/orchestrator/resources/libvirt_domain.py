@@ -10,7 +10,7 @@ import msgspec
 from kvmcompose.core.artefact import shared_disk_path
 from kvmcompose.core.commands import Up
 from kvmcompose.core.deployment import Level
-from kvmcompose.core.resource import Change, Found, Ref, Resource, Verb
+from kvmcompose.core.resource import Change, Found, Loss, Ref, Resource, Verb
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.providers.drivers import HostDrivers
@@ -55,6 +55,8 @@ RUNS = True
 SHUT_DOWNS = 16
 _DETACH_SECONDS = 30.0
 _GIB = 1 << 30
+#: What is asked for where a guest is to begin again.
+_RECREATE = "up --recreate"
 
 compare = _domain_difference.compare
 
@@ -192,7 +194,7 @@ def _made(view: View, name: str, domain: ObservedDomain) -> DomainSpec | None:
 
 def asked(options: Up, wanted: Resource) -> Asked | None:
     """Guests can be recreated."""
-    return (Verb.REPLACE, "up --recreate") if wanted.guest in options.recreate else None
+    return (Verb.REPLACE, _RECREATE) if wanted.guest in options.recreate else None
 
 
 async def refusals(work: Work, changes: Sequence[Change]) -> Sequence[Refusal]:
@@ -458,6 +460,17 @@ def boots(change: Change) -> bool:
     if change.verb in (Verb.UPDATE, Verb.REPAIR):
         return change.found is None or change.found.state in OFF
     return change.verb is not Verb.REMOVE
+
+
+def loses(change: Change) -> Loss | None:
+    """Return whether a guest is to begin again, or leaves the TPM that libvirt keeps on its host."""
+    if any(each.subject == _RECREATE for each in change.reasons):
+        return Loss.DISK
+    made = change.found.spec if change.found is not None else None
+    if change.verb is not Verb.MOVE or not isinstance(made, DomainSpec):
+        return None
+    has_tpm = any(isinstance(each, dict) and each.get("tpm") for each in made.guest.values())
+    return Loss.TPM if has_tpm else None
 
 
 def limit(work: Work, host: str, *, removing: bool) -> int:
