@@ -102,8 +102,9 @@ def show_guests(
 def _cells(guest: GuestStatus, prefix: str, *, hosts: bool) -> list[str]:
     from kvmcompose.client.formatting import address_text
 
-    way = "ssh" if guest.address is not None else "console"
-    command = f"{way} {guest.name}" if guest.runtime == "libvirt" else f"exec {guest.name} -- sh"
+    by_network = "ssh" if guest.address is not None else "console"
+    way = {"libvirt": by_network, "containers": "ssh"}.get(guest.runtime)
+    command = f"exec {guest.name} -- sh" if way is None else f"{way} {guest.name}"
     where = [guest.host] if hosts else []
     return [guest.name, *where, address_text(guest), f"{prefix} {command}"]
 

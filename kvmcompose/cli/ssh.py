@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from kvmcompose.cli._server import access_to, add_guest, add_server_options, open_target
+from kvmcompose.core.errors import KvmComposeError
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from kvmcompose.cli._server import Target
     from kvmcompose.core.access import GuestAccess
     from kvmcompose.monitor.console import Console
 
@@ -26,6 +29,8 @@ examples:
 Runs the system's ssh with the guest's key and host key, through the server where only
 that reaches the guest (testbed_options.management). ~/.ssh/config is ignored;
 kvm-compose inventory --format ssh_config prints entries for it.
+In a container it opens a shell through the server: bash, or sh where there is none. As
+in ssh, Enter ~ . leaves a shell that does not answer.
 """
 
 
@@ -42,20 +47,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Replace this process by ssh, or connect one to a guest."""
+    """Replace this process by ssh, connect one to a guest, or open a shell in a container."""
     target = open_target(arguments)
     guest = access_to(target, arguments.guest)
     if arguments.stdio:
         target.server.connect_guest(target.name, guest.name, sys.stdin.fileno(), sys.stdout.fileno())
-    else:
-        _become_ssh(arguments, guest, console)
-    return 0
+        return 0
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if guest.by_ssh:
+        _become_ssh(arguments, words, guest, console)
+    return _open_shell(target, guest, words)
 
 
-def _become_ssh(arguments: argparse.Namespace, guest: GuestAccess, console: Console) -> NoReturn:
+def _open_shell(target: Target, guest: GuestAccess, words: list[str]) -> int:
+    """Open a shell in a guest that has no SSH server, and return its exit status."""
+    from kvmcompose.cli._shells import shell_in
+
+    if words:
+        raise KvmComposeError(
+            f"{guest.name} is not entered by SSH: it takes no arguments of ssh",
+            hint=f"a command in it: kvm-compose exec {guest.name} -- {shlex.join(words)}",
+        )
+    return shell_in(target, guest.name)
+
+
+def _become_ssh(
+    arguments: argparse.Namespace, words: list[str], guest: GuestAccess, console: Console
+) -> NoReturn:
     from kvmcompose.cli._access import become, destination, ssh_options, stdio_command
 
-    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     # ssh would take options after it for a command
     end = [] if words[:1] and words[0].startswith("-") else ["--"]
     become(["ssh", *ssh_options(guest, stdio_command(arguments)), *end, destination(guest), *words], console)

@@ -27,9 +27,10 @@ from kvmcompose.client.errors import (
     error_of,
 )
 from kvmcompose.client.guest_connection import connect_guest
+from kvmcompose.client.guest_shell import run_shell
 from kvmcompose.client.stream import EventStream
 from kvmcompose.client.unix import KEPT_CONNECTIONS, PlainAdapter
-from kvmcompose.core.access import ConsolePart, GuestAccess
+from kvmcompose.core.access import ConsolePart, GuestAccess, TerminalSize
 from kvmcompose.core.commands import Capture, Command
 from kvmcompose.core.deployment import (
     Action,
@@ -213,6 +214,21 @@ class RemoteServer:
         """Connect two file descriptors to the SSH server of a guest, until either side ends."""
         path = _path(name, "guests", guest, "ssh")
         connect_guest(self.address, path, self._headers, self._ca_file, source=source, target=target)
+
+    def run_shell(
+        self,
+        name: str,
+        guest: str,
+        *,
+        source: int,
+        target: int,
+        resized: int,
+        size: Callable[[], TerminalSize],
+    ) -> int | None:
+        """Connect a terminal to a new shell in a guest, until either ends; see ``guest_shell.run_shell``."""
+        path = _path(name, "guests", guest, "shell")
+        files = {"source": source, "target": target, "resized": resized}
+        return run_shell(self.address, path, self._headers, self._ca_file, size=size, **files)
 
     def cancel(self, name: str, uuid: str) -> None:
         """Stop an action; no error when it has ended already."""

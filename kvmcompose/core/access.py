@@ -13,6 +13,8 @@ GUEST_PATH_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,4095}$(?!\n)"
 
 #: The most of a guest's console in one response, in bytes.
 CONSOLE_BYTES = 1 << 18
+#: The most columns, and rows, of a terminal, and its type (terminfo(5)): all that show one know that.
+MOST_CHARACTERS, TERM = 1000, "xterm-256color"
 
 
 #: The runtime of guests that are entered by SSH, and have a serial console.
@@ -102,11 +104,12 @@ class GuestTerminals(msgspec.Struct, frozen=True, kw_only=True):
 
     ``console`` is ``input`` where its console takes input, ``output`` where there is only what it prints.
     ``screen`` is its kind, of which ``vnc`` can be shown; None for a guest without one, and while it is not
-    defined on its host.
+    defined on its host. ``shell``: the server opens a shell in it while it runs.
     """
 
     console: Literal["input", "output"] | None = None
     screen: str | None = None
+    shell: bool = False
 
 
 class ConsoleOpened(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,3 +125,19 @@ class ConsoleOpened(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     hint: str | None = None
     taken: bool = False
+
+
+class TerminalSize(msgspec.Struct, frozen=True, kw_only=True):
+    """How large the terminal of a shell is, in characters: a message from its client, at each change."""
+
+    columns: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHARACTERS)]
+    rows: Annotated[int, msgspec.Meta(ge=1, le=MOST_CHARACTERS)]
+
+
+class ShellEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The last message of a shell that has ended.
+
+    ``exit_status`` is None where it is not known, as where its container was removed.
+    """
+
+    exit_status: int | None

@@ -54,12 +54,14 @@ class AuditDetails(msgspec.Struct):
     """What the audit log will record about a request, filled in while it is served.
 
     ``foreign``: it concerns a deployment of another user. ``changed``: it may have changed something.
+    ``entered``: it opens a shell in a guest.
     """
 
     deployment: str | None = None
     owner: str | None = None
     foreign: bool = False
     changed: bool = True
+    entered: bool = False
     folder: str | None = None
     action: str | None = None
     command: dict[str, object] | None = None

@@ -62,6 +62,9 @@ def test_what_changes_or_is_refused_is_in_it(shared: Shared) -> None:
     )
     ask(shared.socket, BOB, "GET", target)
     assert (log_of(shared)[-1]["status"], log_of(shared)[-1]["person"]) == (403, f"uid {BOB}")
+    ask(shared.socket, ALICE, "GET", "/deployments/alices/guests/web/shell", websocket=True)
+    shell = log_of(shared)[-1]
+    assert (shell["method"], shell["command"]) == ("WEBSOCKET", {"name": "shell", "guest": "web"})
     target = "/deployments/alices/actions/00000000-0000-0000-0000-000000000000/logs"
     ask(shared.socket, BOB, "GET", target, websocket=True)
     assert (log_of(shared)[-1]["method"], log_of(shared)[-1]["outcome"]) == ("WEBSOCKET", "refused")

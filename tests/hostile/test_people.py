@@ -45,6 +45,7 @@ ROUTES: list[tuple[str, str, object]] = [
     ("GET", "/deployments/alices/guests/a/terminals", None),
     ("GET", "/deployments/alices/guests/a/console", None),
     ("GET", "/deployments/alices/guests/a/screen", None),
+    ("GET", "/deployments/alices/guests/a/shell", None),
     ("GET", "/deployments/alices/project/file", None),
     ("PUT", "/deployments/alices/project/file", {"text": "", "digest": "0" * 64}),
     ("POST", "/deployments/alices/project/check", {"text": ""}),

@@ -14,8 +14,9 @@ three simulated hosts and a project of six guests, which is not up:
 - Every test fails if there is an error or a warning in the console, a violation of the content security
   policy, an uncaught exception or rejection, or a request to another origin. What a test causes itself is
   allowed: ``visit.expected.append(LOST_CONNECTION)``.
-- Another size: ``@pytest.mark.parametrize("project", [(40, 3)], indirect=True)`` (guests, hosts); built once
-  for each process of the run. ``lab.token(Role.READ_ONLY)`` is a token to sign in with.
+- Another size: ``@pytest.mark.parametrize("project", [(40, 3)], indirect=True)`` (guests, hosts, and
+  containers, if any); built once for each process of the run. ``lab.token(Role.READ_ONLY)`` is a token to
+  sign in with.
 - ``look`` compares a picture of an element with ``pictures/NAME.png`` (``looks.py``); ``--update-pictures``
   writes those.
 - ``make page`` builds what is tested. All of these tests together may take two minutes: let one visit look at
@@ -70,20 +71,23 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def _projects(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], Path]:
+def _projects(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, ...], Path]:
     return {}
 
 
 @pytest.fixture
 def project(
     request: pytest.FixtureRequest,
-    _projects: dict[tuple[int, int], Path],
+    _projects: dict[tuple[int, ...], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The folder of a built project, shared by tests: they do not change it."""
-    size: tuple[int, int] = getattr(request, "param", (6, 3))
+    size: tuple[int, ...] = getattr(request, "param", (6, 3))
     if size not in _projects:
-        _projects[size] = build(tmp_path_factory.mktemp("page"), guests=size[0], hosts=size[1])
+        guests, hosts, containers = (*size, 0)[:3]
+        _projects[size] = build(
+            tmp_path_factory.mktemp("page"), guests=guests, hosts=hosts, containers=containers
+        )
     return _projects[size]
 
 

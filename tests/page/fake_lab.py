@@ -33,6 +33,9 @@ _GUEST = """\
     interfaces: [{{bridge: {bridge}}}]
     libvirt: {{cpus: 1, memory_mb: 128, libvirt_type: {{cloud_image: {{name: debian_12}}}}}}
 """
+_CONTAINER = """\
+  - {{name: {name}, interfaces: [{{bridge: br0}}], docker: {{image: nginx}}}}
+"""
 
 
 def names(count: int) -> list[str]:
@@ -40,16 +43,17 @@ def names(count: int) -> list[str]:
     return [f"g{number:03}" for number in range(count)]
 
 
-def build(root: Path, *, guests: int, hosts: int) -> Path:
+def build(root: Path, *, guests: int, hosts: int, containers: int = 0) -> Path:
     """Return a built project: guests ``g000``…, on bridges ``br0``…, on hosts ``h0`` (the main host)…
 
-    There are two bridges for each host, connected in a row; the guests take turns at them.
+    There are two bridges for each host, connected in a row; the guests take turns at them. Containers are
+    ``c000``…, on the first bridge.
     """
     bridges = [f"br{number}" for number in range(2 * hosts)]
     machines = "".join(
         _GUEST.format(name=name, bridge=bridges[number % len(bridges)])
         for number, name in enumerate(names(guests))
-    )
+    ) + "".join(_CONTAINER.format(name=f"c{number:03}") for number in range(containers))
     connections = {after: before for before, after in pairwise(bridges)}
     network = {
         "bridges": [{"name": name} for name in bridges],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from fake_lab import FakeLab
 from playwright.sync_api import Page, expect
 from visitor import Visitor
@@ -96,6 +99,48 @@ def test_the_console_obeys_the_user_and_not_the_guest(lab: FakeLab, visit: Visit
     page.keyboard.press("Control+]")
     button(page, "Close the console")
     expect(rows).to_have_count(0)
+
+
+@pytest.mark.parametrize("project", [(1, 1, 1)], indirect=True)
+def test_a_shell_in_a_container_lives_as_long_as_it_is_seen(lab: FakeLab, visit: Visitor) -> None:
+    lab.up()
+    page = visit.open("lab/guests/c000")
+    expect(page.get_by_role("heading", name="Output and shell")).to_be_visible()
+    visit.check_fits()
+    button(page, "Open the shell")
+    rows = page.locator(".xterm-rows")
+    expect(rows).to_contain_text("#")
+    button(page, "Type in the shell")
+    page.keyboard.type("stty size\n")
+    wide = re.compile(r"\n*(\d+) (\d{3,})")
+    expect(rows).to_contain_text(wide)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.keyboard.type("stty size\n")
+    expect(rows).to_contain_text(re.compile(r"\d\d (3|4)\d\D"))
+    visit.check_accessible()
+    page.keyboard.type("exit 4\n")
+    expect(page.get_by_text("Not connected: exit status 4")).to_be_visible()
+    button(page, "Open another shell")
+    expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+    button(page, "Type in the shell")
+    page.keyboard.press("Control+]")
+    assert visit.focused() == "Type in the shell"
+    opened = [each for each in lab.hosts.calls if each.startswith("open_terminal:")]
+    assert opened == ["open_terminal:lab-c000:sh"] * 2
+    visit.go("lab/guests")
+    lab.client().status("lab")
+    until(lambda: lab.hosts.calls.count("close_terminal:lab-c000") == 2)
+    visit.page.go_back()
+    lab.run(Power(verb=PowerVerb.STOP, guests=("c000",)))
+    expect(page.locator("header .badge")).to_have_text("stopped (stop)")
+    assert page.get_by_role("button", name="Open the shell").count() == 0
+
+
+def until(found: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_console_is_taken_from_another_user(lab: FakeLab, visit: Visitor) -> None:

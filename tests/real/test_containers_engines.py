@@ -13,13 +13,14 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from hosts import TestHosts, cgroups, engines
 from hosts.spec import Spec
 from hosts.tiny_image import archive, image_id, tiny_image
 from kvmcompose.cli._image_lock import digests_of
+from kvmcompose.core.access import TerminalSize
 from kvmcompose.core.image_build import ImageBuild, build_tag
 from kvmcompose.core.image_lock import pinned
 from kvmcompose.core.image_source import ImageFile
@@ -39,6 +41,7 @@ from kvmcompose.core.model import Host
 from kvmcompose.guests._containers import LOG_CONFIG
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.local import LocalRunner
+from kvmcompose.hosts.terminal import Terminal
 from kvmcompose.images.image_archives import opened_image
 from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.driver import HostEngine
@@ -175,10 +178,12 @@ async def lifecycle(socket: str, image: str) -> None:
         assert (found.name, found.guest, found.made, found.image) == ("p-a", "a", "v1", image_id())
         assert found.started is not None
         assert abs(found.started - time.time()) < 60
-        assert "sleep" in Path(f"/proc/{found.pid}/cmdline").read_text()
+        # Podman answers before the program of the container has taken the place of its runtime's
+        await until(lambda: "sleep" in Path(f"/proc/{found.pid}/cmdline").read_text())
 
         await not_ours(it)
         await commands(it)
+        await terminals(it)
         await files(it)
         await logs(it)
         if facts.limits:
@@ -258,6 +263,56 @@ async def commands(it: Driven) -> None:
         await task
     for number in (3331, 3332, 3333):
         assert not processes(f"sleep {number}")
+
+
+async def terminals(it: Driven) -> None:
+    """The size is known and changes, the status is the shell's, and what ends with the terminal has ended."""
+    async with it.inside.terminal("p", "p-a", ["sh"], TerminalSize(columns=100, rows=30)) as terminal:
+        printed = terminal.read()
+        await said(printed, b"# ")
+        await sized(terminal, printed, b"30 100")
+        terminal.resize(TerminalSize(columns=50, rows=40))
+        terminal.resize(TerminalSize(columns=70, rows=20))
+        await sized(terminal, printed, b"20 70")
+        await terminal.write(b"echo $TERM $COLOUR; tty; sleep 3334 & exit 5\r")
+        rest = (await whole(printed)).decode()
+        assert "xterm-256color blue" in rest
+        assert "/dev/pts/" in rest
+        assert await terminal.status() == 5
+    async with it.inside.terminal("p", "p-a", ["sh"], TerminalSize(columns=80, rows=24)) as terminal:
+        printed = terminal.read()
+        await said(printed, b"# ")
+        await terminal.write(b"trap '' TERM; sleep 3335\r")
+        await until(lambda: bool(processes("sleep 3335")))
+    await until(lambda: not processes("sleep 3335"))
+    async with it.inside.terminal("p", "p-a", ["no-such"], TerminalSize(columns=80, rows=24)) as terminal:
+        with contextlib.suppress(DriverError):  # engines differ
+            await whole(terminal.read())
+            assert await terminal.status() in (126, 127)
+
+
+async def sized(terminal: Terminal, printed: AsyncIterator[bytes], size: bytes) -> None:
+    """Wait until the terminal has a size: an engine changes it a moment after it has answered."""
+    for _ in range(100):
+        await terminal.write(b"stty size\r")
+        if size in await said(printed, b"\r\n", b"# "):
+            return
+    raise AssertionError(size)
+
+
+async def said(printed: AsyncIterator[bytes], *wanted: bytes) -> bytes:
+    """Read until these have come in this order."""
+    found = b""
+    async with asyncio.timeout(30):
+        while re.search(b".*".join(map(re.escape, wanted)), found, re.DOTALL) is None:
+            found += await anext(printed)
+    return found
+
+
+async def until(found: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not found():  # noqa: ASYNC110 (processes of the machine)
+            await asyncio.sleep(0.05)
 
 
 async def files(it: Driven) -> None:

@@ -7,7 +7,7 @@ import select
 import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ import msgspec
 
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
-from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals
+from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals, TerminalSize
 from kvmcompose.core.commands import Capture, Command, Exec, Up
 from kvmcompose.core.deployment import (
     Deployment,
@@ -35,6 +35,7 @@ from kvmcompose.hosts.command import Completed
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.pipeline.stored import read_state
 from kvmcompose.providers.capture.fake import file_header, record
+from kvmcompose.providers.containers.fake_terminal import FakeTerminal
 from kvmcompose.providers.libvirt.fake_consoles import FakeTerminals
 from kvmcompose.providers.libvirt.interface.domains import DomainEvent
 from kvmcompose.server.action_log import ActionLog
@@ -221,6 +222,26 @@ class Stub(Orchestrator):
             raise RefusedError(f"{name} has no screen")
         return self.consoles.open_screen()
 
+    @asynccontextmanager
+    async def shell(
+        self, deployment: Deployment, name: str, size: TerminalSize
+    ) -> AsyncGenerator[FakeTerminal]:
+        """Open a shell, which is in ``connected`` meanwhile; one that is ``removed`` has no exit status."""
+        await self.check_shell(deployment, name)
+        terminal = FakeTerminal(size)
+        if name == "removed":
+            terminal.status = _no_status  # type: ignore[method-assign]
+        self.connected.append(name)
+        try:
+            yield terminal
+        finally:
+            await terminal.close()
+            self.connected.remove(name)
+
+    async def check_shell(self, deployment: Deployment, name: str) -> None:
+        if name == "off":
+            raise RefusedError("off is off")
+
     async def terminals(self, deployment: Deployment, name: str) -> GuestTerminals:
         return GuestTerminals(console="input", screen="vnc" if name == "web" else None)
 
@@ -290,6 +311,10 @@ class Stub(Orchestrator):
     def check_removal(self, deployment: Deployment) -> None:
         if deployment.state is not Phase.DOWN:
             raise RefusedError(f"{deployment.name} is {deployment.state}")
+
+
+async def _no_status() -> int:
+    raise DriverError("no such exec")
 
 
 class StubCommands(ProjectCommands):

@@ -29,6 +29,7 @@ _MORE_THAN_A_SCHEMA = {
     "GET /api/deployments/{name}/events",
     "GET /api/deployments/{name}/guests/{guest}/console",
     "GET /api/deployments/{name}/guests/{guest}/screen",
+    "GET /api/deployments/{name}/guests/{guest}/shell",
     "GET /api/deployments/{name}/guests/{guest}/ssh",
     "POST /api/deployments",
     "POST /api/deployments/{name}/plan",
@@ -117,6 +118,7 @@ def test_answers_about_what_there_is_are_as_described(stub: StubServer) -> None:
                 "/files",
                 "/{guest}/console",
                 "/screen",
+                "/shell",
                 "/links/{uuid}",
             )
         ):

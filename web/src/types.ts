@@ -219,6 +219,13 @@ export interface Session {
 export interface GuestTerminals {
   console: "input" | "output" | null;
   screen: string | null;
+  /** Whether a shell can be opened in it while it runs. */
+  shell: boolean;
+}
+
+/** The last message of a shell. */
+export interface ShellEnded {
+  exit_status: number | null;
 }
 
 /** The first message of a console. */

@@ -36,14 +36,16 @@ _START_SECONDS = 2.0
 _ID = re.compile("[0-9a-f]{64}")
 #: How long ending a command may take, in seconds.
 _END_SECONDS = 15.0
-#: The body of ``POST /exec/ID/start``.
+#: The headers and the body of ``POST /exec/ID/start``.
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
 _REQUEST = b'{"Detach": false, "Tty": false}'
-#: Arguments: the process, the container's ID. A process is the container's if the engine's program that
-#: watches it says so, or its control group. It leads a group: both engines' runtimes call setsid(2).
+#: Arguments: the process, the container's ID, the first signal. A process is the container's if the engine's
+#: program that watches it says so, or its control group. It leads a group: both engines' runtimes call
+#: setsid(2).
 _END = """\
 parent=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$1/status" 2>/dev/null)
 { tr "\\0" "\\n" <"/proc/$parent/cmdline"; cat "/proc/$1/cgroup"; } 2>/dev/null | grep -qF "$2" || exit 0
-kill -s TERM -- "-$1" 2>/dev/null || kill -s TERM "$1" 2>/dev/null || exit 0
+kill -s "$3" -- "-$1" 2>/dev/null || kill -s "$3" "$1" 2>/dev/null || exit 0
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     kill -0 "$1" 2>/dev/null || break
     sleep 0.1
@@ -54,6 +56,9 @@ kill -s KILL -- "-$1" 2>/dev/null || true
 
 class Execution:
     """A command in the container with this ID. ``doing`` describes it in messages."""
+
+    #: What ends it; it is killed after a second.
+    signal = "TERM"
 
     def __init__(self, engine: EngineConnection, runner: CommandRunner, container: str, doing: str) -> None:
         self._engine = engine
@@ -101,9 +106,8 @@ class Execution:
         """
         lines = Lines(lambda line: None if _PODMANS.match(line) else on_line(line))
         complaints = bytearray()
-        upgrade = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
         async with self._engine.stream(
-            self._doing, "POST", ("exec", self._id, "start"), headers=upgrade, body=_REQUEST
+            self._doing, "POST", ("exec", self._id, "start"), headers=UPGRADE, body=_REQUEST
         ) as stream:
             feeding = asyncio.ensure_future(_feed(stream, stdin))
             reading = asyncio.ensure_future(_read(stream, lines, complaints))
@@ -171,7 +175,7 @@ class Execution:
             # every process would be one of a container without an ID
             if found is None or _ID.fullmatch(self._container) is None or int(found["Pid"]) <= 1:
                 return
-            argv = ["sh", "-c", _END, "sh", str(int(found["Pid"])), self._container]
+            argv = ["sh", "-c", _END, "sh", str(int(found["Pid"])), self._container, self.signal]
             await self._runner.run(argv, privileged=True, check=False)
 
     async def _running(self) -> dict[str, Any] | None:

@@ -25,8 +25,9 @@ class FakeEngine:
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
-        self.containers: Containers = FakeContainers(host)
-        self.inside: ContainerInside = FakeInside(host)
+        inside = FakeInside(host)
+        self.containers: Containers = FakeContainers(host, inside.kill_terminals)
+        self.inside: ContainerInside = inside
         self.images: ContainerImages = FakeImages(host)
 
     async def facts(self) -> EngineFacts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from kvmcompose.core.instance import Usage
@@ -26,8 +26,10 @@ _KILLED = 137
 class FakeContainers:
     """See ``Containers``."""
 
-    def __init__(self, host: SimulatedHost) -> None:
+    def __init__(self, host: SimulatedHost, kill_terminals: Callable[[str], None]) -> None:
+        """``kill_terminals`` ends those of a container that ends."""
         self._host = host
+        self._kill_terminals = kill_terminals
 
     async def foreign(self, project: str, names: Sequence[str]) -> Sequence[str]:
         await self._host.call("foreign_containers")
@@ -137,6 +139,7 @@ class FakeContainers:
         """Its processes are gone, and with its network namespace the pairs that lead into it."""
         if not container.pid:
             return
+        self._kill_terminals(name)
         gone: list[Place] = [("links", end) for end in container.nics]
         for end in container.nics:
             self._host.world.links.pop(end, None)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 
+from kvmcompose.core.access import TerminalSize
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.fake import SimulatedHost
 from kvmcompose.hosts.lines import OnLine, Pieces
 from kvmcompose.providers.containers.fake_images import whole
 from kvmcompose.providers.containers.fake_ownership import own
+from kvmcompose.providers.containers.fake_terminal import FakeTerminal
 
 
 class FakeInside:
@@ -19,6 +23,8 @@ class FakeInside:
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
+        #: Those that are open, by the container.
+        self._terminals: defaultdict[str, set[FakeTerminal]] = defaultdict(set)
 
     async def run(
         self,
@@ -40,6 +46,28 @@ class FakeInside:
         shown = f" as {user}" if user else ""
         on_line(f"(a fake container{shown}) {' '.join(argv)}")
         return 0
+
+    @asynccontextmanager
+    async def terminal(
+        self, project: str, name: str, argv: Sequence[str], size: TerminalSize
+    ) -> AsyncGenerator[FakeTerminal]:
+        await self._host.call("open_terminal", f"{name}:{argv[0]}")
+        container = own(self._host, project, name, "open a terminal in")
+        if container.state != "running":
+            raise DriverError(f"cannot open a terminal in the container {name}: it is not running")
+        terminal = FakeTerminal(size)
+        self._terminals[name].add(terminal)
+        try:
+            yield terminal
+        finally:
+            self._terminals[name].discard(terminal)
+            await terminal.close()
+            await self._host.call("close_terminal", name)
+
+    def kill_terminals(self, name: str) -> None:
+        """End the terminals of a container that ends."""
+        for terminal in self._terminals[name]:
+            terminal.kill()
 
     async def logs(
         self, project: str, name: str, *, tail: int | None = None, follow: bool = False

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
+from kvmcompose.core.access import TERM, TerminalSize
 from kvmcompose.hosts.command import CommandRunner
 from kvmcompose.hosts.errors import DriverError, NoSuchPathError
 from kvmcompose.hosts.lines import Lines, OnLine, Pieces
@@ -12,6 +14,7 @@ from kvmcompose.providers.containers.connection import EngineConnection
 from kvmcompose.providers.containers.execution import Execution
 from kvmcompose.providers.containers.ownership import ContainerOwnership, identity_in
 from kvmcompose.providers.containers.streaming import outputs
+from kvmcompose.providers.containers.terminal import EngineTerminal
 
 
 class EngineInside:
@@ -34,17 +37,32 @@ class EngineInside:
         stdin: Pieces | None = None,
     ) -> int:
         doing = f"run {argv[0]} in the container {name}"
-        identity, state = await self._ownership.look(
-            project, name, doing, lambda row: (identity_in(row), {**row["State"]})
-        )
-        if not state.get("Running") or state.get("Paused"):
-            raise DriverError(f"cannot {doing}: it is {'paused' if state.get('Paused') else 'not running'}")
+        identity = await self._running(project, name, doing)
         execution = Execution(self._engine, self._runner, identity, doing)
         try:
             async with asyncio.timeout(seconds):
                 return await execution.run(argv, on_line, user=user, stdin=stdin)
         except TimeoutError:
             raise DriverError(f"cannot {doing}: it has not ended within {seconds:g} s") from None
+
+    @asynccontextmanager
+    async def terminal(
+        self, project: str, name: str, argv: Sequence[str], size: TerminalSize
+    ) -> AsyncGenerator[EngineTerminal]:
+        doing = f"open a terminal in the container {name}"
+        identity = await self._running(project, name, doing)
+        made = EngineTerminal(self._engine, self._runner, identity, doing)
+        async with made.opened(argv, environment={"TERM": TERM}, size=size) as opened:
+            yield opened
+
+    async def _running(self, project: str, name: str, doing: str) -> str:
+        """Return the ID of a container of the project. Raises DriverError for one that does not run."""
+        identity, state = await self._ownership.look(
+            project, name, doing, lambda row: (identity_in(row), {**row["State"]})
+        )
+        if not state.get("Running") or state.get("Paused"):
+            raise DriverError(f"cannot {doing}: it is {'paused' if state.get('Paused') else 'not running'}")
+        return identity
 
     async def logs(
         self, project: str, name: str, *, tail: int | None = None, follow: bool = False

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 from kvmcompose.core.errors import RefusedError
 from kvmcompose.hosts.errors import ConsoleTakenError
 from kvmcompose.hosts.fake import SimulatedHost
+from kvmcompose.hosts.fake_terminals import connected, shell
 from kvmcompose.providers.libvirt.interface.consoles import Screen
 
-_PROMPT = b"# "
-#: What the command ``flood`` prints: far more than any client reads at once.
-_FLOOD_LINE, _FLOOD_LINES = b"0123456789abcdef" * 8 + b"\r\n", 1 << 16
 #: The size of the screen in pixels.
 _WIDTH, _HEIGHT = 160, 100
 #: How long messages of clients are, in bytes, by their type (RFC 6143, 7.5); these others are longer.
@@ -23,8 +19,6 @@ _FIXED = {0: 20, 3: 10, 4: 8, 5: 6}
 _SET_ENCODINGS, _CUT_TEXT, _UPDATE_REQUEST, _KEY = 2, 6, 3, 4
 #: True colour, 32 bits, little-endian: blue, green, red (RFC 6143, 7.4).
 _PIXEL_FORMAT = struct.pack(">BBBBHHHBBB3x", 32, 24, 0, 1, 255, 255, 255, 16, 8, 0)
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class FakeConsoles:
@@ -67,12 +61,12 @@ class FakeTerminals:
             if not force:
                 raise ConsoleTakenError(f"another user has the console of {name}")
             before.cancel()
-        ours, self._users[name] = _connected(_shell)
+        ours, self._users[name] = connected(shell())
         return ours
 
     def open_screen(self) -> socket.socket:
         """Open a screen."""
-        ours, task = _connected(_screen)
+        ours, task = connected(_screen)
         self._screens.add(task)
         task.add_done_callback(self._screens.discard)
         return ours
@@ -89,57 +83,6 @@ class FakeTerminals:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _connected(talk: Talk) -> tuple[socket.socket, asyncio.Task[None]]:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    return ours, asyncio.create_task(_serve(theirs, talk))
-
-
-async def _serve(endpoint: socket.socket, talk: Talk) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=endpoint)
-    try:
-        with suppress(OSError, asyncio.IncompleteReadError):
-            await talk(reader, writer)
-    finally:
-        writer.close()
-
-
-async def _shell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Echo what is typed, and after each line what its command prints."""
-    line = b""
-    while data := await reader.read(4096):
-        for key in (data[at : at + 1] for at in range(len(data))):
-            if key in b"\r\n":
-                writer.write(b"\r\n")
-                await _run(line.decode(errors="replace").split(), writer)
-                writer.write(_PROMPT)
-                line = b""
-            elif key in b"\x7f\x08":
-                writer.write(b"\x08 \x08" if line else b"")
-                line = line[:-1]
-            else:
-                writer.write(key)
-                line = (line + key)[-4096:]
-        await writer.drain()
-
-
-async def _run(words: list[str], writer: asyncio.StreamWriter) -> None:
-    match words:
-        case ["flood"]:
-            for _ in range(_FLOOD_LINES):
-                writer.write(_FLOOD_LINE)
-                await writer.drain()
-        case ["echo", *said]:
-            writer.write(" ".join(said).encode() + b"\r\n")
-        case ["hostile"]:  # what a terminal must not obey: clipboard, title, a link; questions, and a colour
-            writer.write(b"\x1b]52;c;aGFja2Vk\x07\x1b]0;hacked\x07\x1b]8;;https://hacked.invalid\x1b\\link")
-            writer.write(b"\x1b]8;;\x1b\\\x1b[c\x1b[6n\x1b[21t\x1b[38;2;200;30;40mred\x1b[0m\r\n")
-        case []:
-            pass
-        case _:
-            writer.write(f"{words[0]}: not found (this is a fake guest)\r\n".encode())
 
 
 async def _screen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

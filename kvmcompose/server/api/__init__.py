@@ -15,6 +15,7 @@ from kvmcompose.server.api import (
     guest_connection,
     guest_console,
     guest_files,
+    guest_shell,
     logs,
     metrics,
     openapi,
@@ -53,6 +54,7 @@ def create_app(service: Service, commands: ProjectCommands) -> FastAPI:
     app.include_router(guest_connection.router)
     app.include_router(guest_console.router)
     app.include_router(guest_files.router)
+    app.include_router(guest_shell.router)
     app.include_router(metrics.router)
     app.include_router(sessions.router)
     app.include_router(page.router)

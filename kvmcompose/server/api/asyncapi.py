@@ -11,20 +11,23 @@ from typing import Any, get_args
 import msgspec
 
 from kvmcompose import __version__
+from kvmcompose.core.access import MOST_CHARACTERS
 from kvmcompose.core.commands import PROJECT_PATTERN
 from kvmcompose.core.deployment_event import DeploymentEvent
 from kvmcompose.server.api import routes
 from kvmcompose.server.api.deployment_list import follow_deployments
-from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
+from kvmcompose.server.api.guest_shell import COLUMNS, ROWS
 from kvmcompose.server.api.openapi import COMPONENTS
 from kvmcompose.server.api.streaming import MAX_SEQUENCE
+from kvmcompose.server.api.terminal_stream import LEAST_WINDOW, MOST_WINDOW
 
 Json = dict[str, Any]
 
 _SCHEMA_FORMAT = "application/schema+json;version=draft-07"
 _DESCRIPTION = """\
 What a server sends and takes over WebSockets: the list of deployments, the events of a deployment, the log
-and the input of an action, the console and the screen of a guest, and a connection to its SSH server.
+and the input of an action, the console and the screen of a guest, a shell in it, and a connection to its SSH
+server.
 A WebSocket is refused by an HTTP response with problem details. It is closed with 1008 when the token or
 session is no longer valid, or when the client sends what it must not.
 `/openapi.json` describes the rest of the API, and who may use it.
@@ -38,6 +41,13 @@ not know.
 """
 _AFTER: Json = {"type": "integer", "minimum": 0, "maximum": MAX_SEQUENCE}
 _FLAG: Json = {"type": "boolean", "default": False}
+_WINDOW: Json = {
+    "type": "integer",
+    "minimum": LEAST_WINDOW,
+    "maximum": MOST_WINDOW,
+    "description": "Send at most so many bytes more than the client has taken, which it reports.",
+}
+_CHARACTERS: Json = {"type": "integer", "minimum": 1, "maximum": MOST_CHARACTERS}
 _PARAMETERS = MappingProxyType(
     {
         "name": f"The deployment: {PROJECT_PATTERN}",
@@ -131,16 +141,21 @@ _SOCKETS = MappingProxyType(
             {
                 "force": {**_FLAG, "description": "Take the console from another user."},
                 "watch": {**_FLAG, "description": "Only what the guest prints; any number of clients may."},
-                "window": {
-                    "type": "integer",
-                    "minimum": LEAST_WINDOW,
-                    "maximum": MOST_WINDOW,
-                    "description": "Send at most so many bytes more than the client has taken, "
-                    "which it reports.",
-                },
+                "window": _WINDOW,
             },
             sent=("ConsoleOpened", _BYTES),
             received=(_BYTES, _TAKEN),
+        ),
+        "shell": _Socket(
+            "/{name}/guests/{guest}/shell",
+            _said(routes.get_shell),
+            {
+                "columns": {**_CHARACTERS, "default": COLUMNS, "description": "The width of the terminal."},
+                "rows": {**_CHARACTERS, "default": ROWS, "description": "Its height."},
+                "window": _WINDOW,
+            },
+            sent=(_BYTES, "ShellEnded"),
+            received=(_BYTES, "TerminalSize", _TAKEN),
         ),
         "screen": _Socket(
             "/{name}/guests/{guest}/screen", _said(routes.get_screen), sent=(_BYTES,), received=(_BYTES,)

@@ -10,7 +10,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from kvmcompose import __version__
-from kvmcompose.core.access import ConsoleOpened, ConsolePart, GuestAccess, GuestTerminals
+from kvmcompose.core.access import (
+    ConsoleOpened,
+    ConsolePart,
+    GuestAccess,
+    GuestTerminals,
+    ShellEnded,
+    TerminalSize,
+)
 from kvmcompose.core.command_output import CommandEvent
 from kvmcompose.core.commands import Command
 from kvmcompose.core.deployment import (
@@ -89,6 +96,8 @@ _TYPES: dict[str, Any] = {
     "console": ConsolePart,
     "terminals": GuestTerminals,
     "console_opened": ConsoleOpened,
+    "terminal_size": TerminalSize,
+    "shell_ended": ShellEnded,
     "project_file": ProjectFile,
     "saved_text": SavedText,
     "new_text": NewText,

@@ -58,7 +58,8 @@ class RequestAudit:
         foreign = asker is not None and asker.note.foreign
         # what is read of a guest's files
         copies = scope["type"] == "http" and asker is not None and asker.note.command is not None
-        if not (changes or foreign or copies or status in _REFUSALS):
+        enters = asker is not None and asker.note.entered
+        if not (changes or foreign or copies or enters or status in _REFUSALS):
             return
         good = status < HTTPStatus.BAD_REQUEST
         entry = self._entry(asker, method, status, None if good else _detail(body))

@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from kvmcompose.core.access import MOST_CHARACTERS
 from kvmcompose.core.commands import (
     FILTER_PATTERN,
     GUEST_PATTERN,
@@ -23,12 +24,13 @@ from kvmcompose.core.deployment import ActionAccepted, NewDeployment
 from kvmcompose.core.planned import PlanRequest
 from kvmcompose.server.api.byte_reply import PCAP, ByteReply
 from kvmcompose.server.api.event_reader import Wanted
-from kvmcompose.server.api.guest_console import LEAST_WINDOW, MOST_WINDOW
+from kvmcompose.server.api.guest_shell import COLUMNS, ROWS
 from kvmcompose.server.api.headers import matches
 from kvmcompose.server.api.openapi import Alive, described
 from kvmcompose.server.api.problems import ApiError
 from kvmcompose.server.api.service import Service
 from kvmcompose.server.api.streaming import MAX_SEQUENCE
+from kvmcompose.server.api.terminal_stream import LEAST_WINDOW, MOST_WINDOW
 from kvmcompose.server.api.wire import Reply, body
 from kvmcompose.server.people import Asker
 
@@ -479,3 +481,51 @@ async def get_screen(service: ServiceParameter, who: Who, name: Name, guest: Gue
     """
     (await service.open_screen(who, name, guest)).close()
     raise ApiError(HTTPStatus.UPGRADE_REQUIRED, f"the screen of {guest} requires a WebSocket")
+
+
+@router.get(
+    "/deployments/{name}/guests/{guest}/shell",
+    **described(
+        None,
+        HTTPStatus.UPGRADE_REQUIRED,
+        _CONFLICT,
+        _BAD_GATEWAY,
+        status=HTTPStatus.SWITCHING_PROTOCOLS,
+        messages="shell_ended",
+    ),
+)
+async def get_shell(
+    service: ServiceParameter,
+    who: Who,
+    name: Name,
+    guest: Guest,
+    columns: Annotated[
+        int, Query(ge=1, le=MOST_CHARACTERS, description="The width of the terminal.")
+    ] = COLUMNS,
+    rows: Annotated[int, Query(ge=1, le=MOST_CHARACTERS, description="Its height.")] = ROWS,
+    window: Annotated[
+        int | None,
+        Query(
+            ge=LEAST_WINDOW,
+            le=MOST_WINDOW,
+            description="Send at most so many bytes more than the client has taken, which it reports.",
+        ),
+    ] = None,
+) -> Response:
+    """A shell in a container, with a terminal, as a WebSocket: binary messages are the bytes, both ways.
+
+    A message from the client has at most 4096 bytes. Text messages from the client say how large the
+    terminal is now (`TerminalSize`), and with `window` how many bytes it has taken so far. The last message
+    from the server is text: how the shell has ended (`ShellEnded`). A shell whose client leaves is ended as
+    by a terminal that goes away (SIGHUP).
+
+    Closed with 1000 when the shell has ended, with 1001 when the server stops, with 1003 for a message that
+    is not accepted, with 1011 when it fails. Without a WebSocket: why there is no shell, if so.
+    """
+    await service.check_shell(who, name, guest)
+    raise ApiError(
+        HTTPStatus.UPGRADE_REQUIRED,
+        f"a shell in {guest}, {columns} x {rows}, requires a WebSocket"
+        + ", with a window" * (window is not None),
+        hint=f"without one: kvm-compose exec {guest} -- COMMAND",
+    )

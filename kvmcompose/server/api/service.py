@@ -6,13 +6,14 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
 from kvmcompose.client.address import Address
-from kvmcompose.core.access import ConsolePart, GuestTerminals
+from kvmcompose.core.access import ConsolePart, GuestTerminals, TerminalSize
 from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
 from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
 from kvmcompose.core.errors import KvmComposeError, RefusedError
@@ -20,6 +21,7 @@ from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import Pieces
+from kvmcompose.hosts.terminal import Terminal
 from kvmcompose.server.action_input import ActionInput
 from kvmcompose.server.actions import Actions, BusyError, NotFoundError
 from kvmcompose.server.api.event_parts import EventParts
@@ -49,6 +51,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MEASURE_SECONDS = 8.0
 #: Limits for each user who is not an administrator: all users share names, processes and memory.
 MOST_DEPLOYMENTS, MOST_ACTIONS = 500, 100
+#: How many shells may be open in a guest: each is a process of the host.
+MOST_SHELLS = 32
 
 
 class Service:
@@ -80,6 +84,8 @@ class Service:
         self._page_address = page_address
         #: How many clients follow events.
         self._event_sockets = 0
+        #: How many shells are open, by deployment and guest.
+        self._shells: Counter[tuple[str, str]] = Counter()
         self._parts = EventParts(store)
         self._watches = GuestWatches(store, orchestrator.status, orchestrator.guest_events)
         #: Set when the server is about to stop: endless streams have to end.
@@ -274,6 +280,32 @@ class Service:
         deployment = self._own_to_change(asker, name)
         asker.note.command = {"name": "screen", "guest": guest}
         return await self.orchestrator.open_screen(deployment, guest)
+
+    @asynccontextmanager
+    async def shell(
+        self, asker: Asker, name: str, guest: str, size: TerminalSize
+    ) -> AsyncGenerator[Terminal]:
+        """Open a shell in a guest, until the block ends. Raises RefusedError, DriverError."""
+        deployment = self._own_to_change(asker, name)
+        asker.note.command = {"name": "shell", "guest": guest}
+        asker.note.entered = True
+        place = deployment.name, guest
+        if self._shells[place] >= MOST_SHELLS:
+            raise RefusedError(
+                f"{guest} has {MOST_SHELLS} open shells, which is the limit", hint="close some"
+            )
+        self._shells[place] += 1
+        try:
+            async with self.orchestrator.shell(deployment, guest, size) as terminal:
+                yield terminal
+        finally:
+            self._shells[place] -= 1
+            if not self._shells[place]:
+                del self._shells[place]
+
+    async def check_shell(self, asker: Asker, name: str, guest: str) -> None:
+        """Raise RefusedError or DriverError where no shell can be opened in a guest now."""
+        await self.orchestrator.check_shell(self._own_to_change(asker, name), guest)
 
     async def capture(self, asker: Asker, name: str, wanted: Capture) -> BegunStream:
         """Start to capture packets of a deployment."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncGenerator, Collection
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 
 import msgspec
 
-from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals
+from kvmcompose.core.access import ConsolePart, GuestAccess, GuestTerminals, TerminalSize
 from kvmcompose.core.commands import ActionCommand, Capture, Down, Exec, Power, Reconnect, Test, Up
 from kvmcompose.core.deployment import Deployment, Phase, SnapshotStatus, TestbedStatus
 from kvmcompose.core.errors import RefusedError
@@ -16,6 +16,7 @@ from kvmcompose.core.instance import InstanceEvent
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account
 from kvmcompose.hosts.lines import Pieces
+from kvmcompose.hosts.terminal import Terminal
 from kvmcompose.providers.drivers import Drivers
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.byte_stream import BegunStream
@@ -34,6 +35,7 @@ from kvmcompose.server.orchestrator.reconnect import Disconnected, disconnected,
 from kvmcompose.server.orchestrator.runtimes import runtime_of
 from kvmcompose.server.orchestrator.snapshots import Snapshots
 from kvmcompose.server.orchestrator.status import Meter, access, status
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.orchestrator.up import BringUp
 from kvmcompose.server.people import People, Person, this_user
 from kvmcompose.server.store import Store
@@ -106,12 +108,7 @@ class Orchestrator:
     async def _exec(self, context: Context, command: Exec, log: ActionLog, stdin: Pieces | None) -> int:
         testbed = await context.read_current()
         guest = context.guest(testbed, command.guest)
-        there, silent = await instances_of_hosts(context, testbed, {guest.state.testbed_host})
-        instance = there.get(guest.name)
-        # where libvirt does not answer, SSH may: the guest does not need libvirt
-        if not silent and (instance is None or instance.state != "running"):
-            reason, hint = why_not_on(guest.name, instance)
-            raise RefusedError(reason, hint=hint)
+        await _check_runs(context, testbed, guest)
         entrance = await runtime_of(guest).entrance(context, testbed, guest)
         with log.step("exec", f"exec:{guest.name}", guest=guest.name) as step:
             user = command.user or None
@@ -222,6 +219,26 @@ class Orchestrator:
         guest = context.guest(testbed, name)
         return await runtime_of(guest).open_screen(context, testbed, guest)
 
+    @asynccontextmanager
+    async def shell(self, deployment: Deployment, name: str, size: TerminalSize) -> AsyncGenerator[Terminal]:
+        """A shell in a guest that runs, until the block ends. Raises RefusedError, DriverError."""
+        async with await self._shell(deployment, name, size) as terminal:
+            yield terminal
+
+    async def check_shell(self, deployment: Deployment, name: str) -> None:
+        """Whether a shell can be opened in a guest now; none is. Raises RefusedError, DriverError."""
+        await self._shell(deployment, name, TerminalSize(columns=1, rows=1))
+
+    async def _shell(
+        self, deployment: Deployment, name: str, size: TerminalSize
+    ) -> AbstractAsyncContextManager[Terminal]:
+        context = self._context(deployment)
+        testbed = await context.read_current()
+        guest = context.guest(testbed, name)
+        made = await runtime_of(guest).shell(context, testbed, guest, size)
+        await _check_runs(context, testbed, guest)
+        return made
+
     async def capture(self, deployment: Deployment, wanted: Capture) -> BegunStream:
         """Packets of what is up, from now on. Raises WrongCaptureError for what there is not."""
         return await capture(self._context(deployment), wanted)
@@ -233,3 +250,13 @@ class Orchestrator:
                 f"{deployment.name} is {deployment.state}, or was left half-way",
                 hint="take it down first: kvm-compose down",
             )
+
+
+async def _check_runs(context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> None:
+    """Raise RefusedError for a guest that does not run, so that nothing can run in it."""
+    there, silent = await instances_of_hosts(context, testbed, {guest.state.testbed_host})
+    instance = there.get(guest.name)
+    # where libvirt does not answer, SSH may: the guest does not need libvirt
+    if not silent and (instance is None or instance.state != "running"):
+        reason, hint = why_not_on(guest.name, instance)
+        raise RefusedError(reason, hint=hint)

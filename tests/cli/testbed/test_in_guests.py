@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import pty
+import select
 import signal
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -59,11 +65,51 @@ def test_what_is_not_run_has_a_status_of_its_own(running: Lab, words: tuple[str,
 def test_in_a_container(lab: Lab) -> None:
     lab.bench.edit("machines:\n", "machines:\n" + PROXY)
     ran = lab.must("up")
-    assert "exec proxy -- sh" in ran.said
+    assert "ssh proxy" in ran.said
     assert lab.guests()["proxy"] == "running"
     assert "proxy started" in lab.must("logs", "proxy").out
     assert "(a fake container) true" in lab.must("exec", "proxy", "--", "true").out
-    assert "proxy is not entered by SSH" in lab.must("ssh", "proxy", status=1).err
+    assert "requires a terminal" in lab.must("ssh", "proxy", status=1).err
+    assert "kvm-compose exec proxy -- id -u" in lab.must("ssh", "proxy", "id", "-u", status=1).err
+    shell = Typed(lab, "ssh", "proxy")
+    shell.until("# ")
+    shell.resize(rows=20, columns=70)
+    shell.types("stty size\r")
+    shell.until("20 70\r\n")
+    shell.types("exit 7\r")
+    assert shell.status() == 7
+    shell = Typed(lab, "ssh", "proxy")
+    shell.until("# ")
+    shell.types("\r~.")
+    assert shell.status() == 255
+
+
+class Typed:
+    """A command on a terminal."""
+
+    def __init__(self, lab: Lab, *words: str) -> None:
+        self.terminal, other = pty.openpty()
+        name = os.ttyname(other)
+        self.process = lab.start(*words, line=f'"$@" <{name} >{name}')
+        self.other = other
+        self.printed = ""
+
+    def until(self, text: str) -> None:
+        while text not in self.printed:
+            assert select.select([self.terminal], [], [], 30)[0], self.printed
+            self.printed += os.read(self.terminal, 4096).decode()
+
+    def types(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def resize(self, *, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def status(self) -> int:
+        self.process.communicate(timeout=30)
+        os.close(self.terminal)
+        os.close(self.other)
+        return int(self.process.returncode)
 
 
 def test_in_a_guest_that_does_not_run(up: Lab) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from kvmcompose.core.access import TerminalSize
 from kvmcompose.hosts.lines import OnLine, Pieces
+from kvmcompose.hosts.terminal import Terminal
 
 
 class ContainerInside(Protocol):
@@ -27,6 +30,16 @@ class ContainerInside(Protocol):
         ``user`` as in ``docker exec --user``; "" is the container's own. Cancelling ends the command and
         its children. Raises DriverError when the container does not run or ``seconds`` have passed. What
         ``stdin`` raises ends the command, and is raised here.
+        """
+
+    def terminal(
+        self, project: str, name: str, argv: Sequence[str], size: TerminalSize
+    ) -> AbstractAsyncContextManager[Terminal]:
+        """Run a command with a terminal (``TERM``) in a running container, until the block ends.
+
+        It runs as the container's user. Its exit status is 126 or 127 where it cannot start, and its output
+        says why. Leaving ends it by SIGHUP, or SIGKILL after a second. Raises DriverError for a container
+        that does not run.
         """
 
     def logs(

@@ -20,6 +20,7 @@ A module (also one in ``runtimes/`` of a plug-in folder) offers:
 ``terminals(context, testbed, guest)``       what of it can be seen in a terminal and on a screen; optional
 ``open_console(context, testbed, guest, force)``  its console, in both directions; optional
 ``open_screen(context, testbed, guest)``     its screen, by VNC; optional
+``shell(context, testbed, guest, size)``      a shell in it, with a terminal; optional
 ``reach(context, testbed, guest)``           a connection to its SSH server; optional
 ``engine(context, testbed, host)``           the container engine that runs its guests on a host; optional
 ``get(context, testbed, guest, path)``         yields a tar archive of one of its files or folders; optional
@@ -55,12 +56,14 @@ from kvmcompose.hosts.lines import Pieces
 
 if TYPE_CHECKING:
     import socket
+    from contextlib import AbstractAsyncContextManager
 
-    from kvmcompose.core.access import ConsolePart, EngineAccess
+    from kvmcompose.core.access import ConsolePart, EngineAccess, TerminalSize
     from kvmcompose.core.commands import Snapshot
     from kvmcompose.core.deployment import SnapshotStatus
     from kvmcompose.core.instance import HostMeasures, HostSize, Instance, InstanceEvent, Usage
     from kvmcompose.core.resource import Ref
+    from kvmcompose.hosts.terminal import Terminal
     from kvmcompose.providers.drivers import HostDrivers
     from kvmcompose.providers.guest.interface import Entrance
     from kvmcompose.server.action_log import RunningStep
@@ -154,6 +157,14 @@ class Runtime(Protocol):
         """Return a socket, which does not block, that is a VNC connection (RFC 6143) to its screen.
 
         Raises RefusedError for a guest without one, DriverError.
+        """
+
+    async def shell(
+        self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest, size: TerminalSize
+    ) -> AbstractAsyncContextManager[Terminal]:
+        """Return a shell in a guest that runs, which opens and ends with the context.
+
+        Raises RefusedError for one that has none; opening it raises DriverError.
         """
 
     async def reach(self, context: Context, testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
@@ -294,6 +305,7 @@ def _module(name: str) -> Runtime:
         "terminals": _no_terminals,
         "open_console": _no_open_console,
         "open_screen": _no_screen,
+        "shell": _no_shell,
         "reach": _no_reach,
         "engine": _no_engine,
         "get": _no_get,
@@ -383,6 +395,16 @@ async def _no_open_console(
 async def _no_screen(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:
     """Refuse: the default."""
     raise RefusedError(f"{guest.name} is a {guest.state.kind} guest: it has no screen")
+
+
+async def _no_shell(
+    _context: Context, _testbed: LoadedTestbed, guest: LoadedGuest, _size: TerminalSize
+) -> AbstractAsyncContextManager[Terminal]:
+    """Refuse: the default."""
+    raise RefusedError(
+        f"the server opens no shell in {guest.name}, a {guest.state.kind} guest",
+        hint=f"kvm-compose ssh {guest.name}, or console, or exec",
+    )
 
 
 async def _no_reach(_context: Context, _testbed: LoadedTestbed, guest: LoadedGuest) -> socket.socket:

@@ -6,16 +6,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import TypeVar
 
 import msgspec
 
-from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals
+from kvmcompose.core.access import CONSOLE_BYTES, ConsolePart, GuestTerminals, TerminalSize
 from kvmcompose.core.instance import GONE, HostMeasures, Instance, InstanceEvent, Usage
 from kvmcompose.core.resource import Ref
 from kvmcompose.hosts.errors import DriverError
 from kvmcompose.hosts.lines import OnLine, Pieces
+from kvmcompose.hosts.terminal import Terminal
 from kvmcompose.providers.containers.connection import LOOK_SECONDS
 from kvmcompose.providers.containers.interface import EngineFacts
 from kvmcompose.providers.containers.interface.containers import ObservedContainer
@@ -43,6 +44,8 @@ _CANNOT_START = (126, 127)
 _CHECK_SECONDS = 30
 #: As the login of a virtual machine does it: a user works in their home folder.
 _AT_HOME = 'cd ~ 2>/dev/null; exec "$@"'
+#: The best shell of a container.
+_SHELL = ("sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash; exec sh")
 
 engine = _container_files.engine
 get = _container_files.get
@@ -140,7 +143,7 @@ class ContainerEntrance:
         self._name = guest.state.domain
         self.guest = guest.name
         self.notes = guest.state.identity
-        self.by_hand = f"kvm-compose exec {guest.name} -- sh"
+        self.by_hand = f"kvm-compose ssh {guest.name}"
 
     async def run(
         self,
@@ -232,8 +235,16 @@ async def console(
 
 
 async def terminals(_context: Context, _testbed: LoadedTestbed, _guest: LoadedGuest) -> GuestTerminals:
-    """Return that there is what it prints."""
-    return GuestTerminals(console="output")
+    """Return that there is what it prints, and a shell."""
+    return GuestTerminals(console="output", shell=True)  # noqa: S604 (no argument of subprocess)
+
+
+async def shell(
+    context: Context, testbed: LoadedTestbed, guest: LoadedGuest, size: TerminalSize
+) -> AbstractAsyncContextManager[Terminal]:
+    """Return bash if the container has it, or sh, where its image lets programs start (``WORKDIR``)."""
+    inside = context.host_of(guest, testbed).engine.inside
+    return inside.terminal(context.project, guest.state.domain, _SHELL, size)
 
 
 async def _printed(

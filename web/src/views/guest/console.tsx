@@ -1,4 +1,4 @@
-/** The serial console of a guest. */
+/** The serial console of a guest, what it prints, or a shell in it. */
 
 import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
@@ -6,18 +6,17 @@ import { pathOf } from "../../api";
 import { confirm } from "../../shell/dialog";
 import type { Guest, Testbed } from "../../testbed";
 import type { ConsoleOpened } from "../../types";
-import type { GuestTerminal } from "./terminal";
+import type { GuestTerminal, TerminalKind } from "./terminal";
 import { isOn } from "./words";
 import "@xterm/xterm/css/xterm.css";
 
 interface Props {
   testbed: Testbed;
   guest: Guest;
-  /** Whether there is only what it prints, as lines. */
-  outputOnly: boolean;
+  kind: TerminalKind;
 }
 
-export function Console({ testbed, guest, outputOnly }: Props) {
+export function Console({ testbed, guest, kind }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const leave = useRef<HTMLButtonElement>(null);
   const terminal = useRef<GuestTerminal | null>(null);
@@ -34,8 +33,8 @@ export function Console({ testbed, guest, outputOnly }: Props) {
         terminal.current = new module.GuestTerminal(
           place.current,
           pathOf(testbed.name, "guests", guest.name),
-          `Console of ${guest.name}. Control and right bracket leave it.`,
-          outputOnly,
+          `${kind[0]?.toUpperCase()}${kind.slice(1)} of ${guest.name}. Control and right bracket leave it.`,
+          kind,
           {
             opened: (is) => {
               opened.value = is;
@@ -60,7 +59,7 @@ export function Console({ testbed, guest, outputOnly }: Props) {
       terminal.current?.dispose();
       terminal.current = null;
     };
-  }, [testbed, guest, outputOnly]);
+  }, [testbed, guest, kind]);
 
   // a guest that has come on takes input now
   const on = useComputed(() => isOn(guest.status.value));
@@ -84,8 +83,13 @@ export function Console({ testbed, guest, outputOnly }: Props) {
     <div class="console">
       <div class="toolbar">
         <button type="button" ref={leave} onClick={() => terminal.current?.focus()}>
-          {now?.input ? "Type in the console" : "Scroll in the console"}
+          {now?.input ? `Type in the ${kind}` : `Scroll in the ${kind}`}
         </button>
+        {kind === "shell" && now === null && problem.value !== "" && (
+          <button type="button" onClick={() => terminal.current?.connect()}>
+            Open another shell
+          </button>
+        )}
         {now?.taken && (
           <button type="button" onClick={take}>
             Take the console
@@ -109,7 +113,8 @@ export function Console({ testbed, guest, outputOnly }: Props) {
       <div class="terminal-place" ref={place} />
       <p class="quiet">
         <kbd>Ctrl+]</kbd> leaves it, <kbd>Ctrl+Shift+C</kbd> copies, <kbd>Ctrl+Shift+V</kbd> pastes.
-        {!outputOnly && (
+        {kind === "shell" && " Closing it ends what runs in it."}
+        {kind === "console" && (
           <>
             {" "}
             A serial line does not tell the guest its size: <code>{`stty cols ${columns} rows ${rows}`}</code>

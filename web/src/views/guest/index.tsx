@@ -164,7 +164,7 @@ function LastFault({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
 function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
   const terminals = useSignal<GuestTerminals | null>(null);
   const problem = useSignal<ApiProblem | null>(null);
-  const shown = useSignal<"" | "console" | "screen">("");
+  const shown = useSignal<"" | "console" | "shell" | "screen">("");
   const on = isOn(guest.status.value);
 
   // again where it goes on or off: a guest that is started may have others
@@ -187,16 +187,23 @@ function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
     return () => asking.abort();
   }, [testbed, guest, on]);
 
-  const { console: console_, screen } = terminals.value ?? { console: null, screen: null };
+  const {
+    console: console_,
+    screen,
+    shell,
+  } = terminals.value ?? { console: null, screen: null, shell: false };
   const views = [
     ...(console_ === null
       ? []
       : [{ name: "console", label: console_ === "input" ? "Console" : "Output" } as const]),
+    ...(shell && mayChange() && (on || shown.value === "shell")
+      ? [{ name: "shell", label: "Shell" } as const]
+      : []),
     ...(screen === "vnc" && mayChange() ? [{ name: "screen", label: "Screen" } as const] : []),
   ];
   return (
     <section>
-      <h2>{views.length === 1 && views[0] !== undefined ? views[0].label : "Console and screen"}</h2>
+      <h2>{headline(views.map(({ label }) => label))}</h2>
       {problem.value !== null && <Problem problem={problem.value} />}
       {terminals.value !== null && views.length === 0 && <p class="quiet">It has neither.</p>}
       {screen !== null && screen !== "vnc" && (
@@ -217,10 +224,19 @@ function Terminals({ testbed, guest }: { testbed: Testbed; guest: Guest }) {
         ))}
       </div>
       {shown.value === "console" && (
-        <Console testbed={testbed} guest={guest} outputOnly={console_ === "output"} />
+        <Console testbed={testbed} guest={guest} kind={console_ === "output" ? "output" : "console"} />
       )}
+      {shown.value === "shell" && <Console testbed={testbed} guest={guest} kind="shell" />}
       {shown.value === "screen" && on && <Screen lab={testbed.name} guest={guest.name} />}
       {shown.value === "screen" && !on && <p class="quiet">It is off.</p>}
     </section>
   );
+}
+
+/** What there is of a guest, as a heading. */
+function headline(labels: string[]): string {
+  const [first = "Console", ...rest] = labels;
+  return labels.length === 0
+    ? "Console and screen"
+    : [first, ...rest.map((each) => each.toLowerCase())].join(" and ");
 }

@@ -1,9 +1,9 @@
-/** A terminal that is connected to the console of a guest: what of it has nothing to do with Preact. */
+/** A terminal that is connected to the console of a guest, or to a shell in it: what has nothing to do with Preact. */
 
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
 import { call, openSocket } from "../../api";
-import type { ConsoleOpened } from "../../types";
+import type { ConsoleOpened, ShellEnded } from "../../types";
 import { avoidInlineStyles } from "./inline_styles";
 import { isWayOut } from "./keys";
 import { messages } from "./words";
@@ -16,11 +16,16 @@ const FIRST_WAIT_MS = 1000;
 const LONGEST_WAIT_MS = 15000;
 /** The session is over (`api.ts`). */
 const SESSION_OVER = 1008;
+/** What a shell does for its user. */
+const SHELL: ConsoleOpened = { input: true, history: 0, reason: null, hint: null, taken: false };
+
+/** Its serial console, what a container prints (lines that end with LF alone), or a shell of its own. */
+export type TerminalKind = "console" | "output" | "shell";
 
 export interface ConsoleUser {
   /** What the console does for this user; null while it is not connected. */
   opened(is: ConsoleOpened | null): void;
-  /** Why it was closed; it is opened again. */
+  /** Why it was closed; a console is opened again. */
   closed(reason: string): void;
   /** The size has changed. */
   resized(columns: number, rows: number): void;
@@ -29,6 +34,7 @@ export interface ConsoleUser {
 }
 
 export class GuestTerminal {
+  readonly #kind: TerminalKind;
   readonly #path: string;
   readonly #about: string;
   readonly #user: ConsoleUser;
@@ -42,14 +48,15 @@ export class GuestTerminal {
   /** Whether what is typed goes to the guest: not while what was printed before is shown again. */
   #answers = false;
 
-  /** `path` is that of the guest in the API; `lines`: what it prints are lines that end with LF alone. */
-  constructor(parent: HTMLElement, path: string, label: string, lines: boolean, user: ConsoleUser) {
+  /** `path` is that of the guest in the API. */
+  constructor(parent: HTMLElement, path: string, label: string, kind: TerminalKind, user: ConsoleUser) {
     avoidInlineStyles();
-    this.#path = `${path}/console`;
-    this.#about = `${path}/terminals`;
+    this.#kind = kind;
+    this.#path = kind === "shell" ? `${path}/shell` : `${path}/console`;
+    this.#about = kind === "shell" ? this.#path : `${path}/terminals`;
     this.#user = user;
     this.#terminal = new Terminal({
-      convertEol: lines,
+      convertEol: kind === "output",
       cursorBlink: false,
       disableStdin: true,
       fontFamily: 'ui-monospace, "DejaVu Sans Mono", monospace',
@@ -65,7 +72,10 @@ export class GuestTerminal {
     this.#terminal.attachCustomKeyEventHandler((event) => this.#key(event));
     this.#terminal.onData((text) => this.#type(new TextEncoder().encode(text)));
     this.#terminal.onBinary((text) => this.#type(Uint8Array.from(text, (each) => each.charCodeAt(0))));
-    this.#terminal.onResize(({ cols, rows }) => user.resized(cols, rows));
+    this.#terminal.onResize(({ cols, rows }) => {
+      user.resized(cols, rows);
+      if (kind === "shell") this.#tell(JSON.stringify({ columns: cols, rows }));
+    });
     this.#terminal.open(parent);
     this.#terminal.textarea?.setAttribute("aria-label", label);
     this.#observer = new ResizeObserver(() => this.#fit.fit());
@@ -79,7 +89,9 @@ export class GuestTerminal {
   connect({ force = false } = {}): void {
     clearTimeout(this.#timer);
     this.#drop();
-    const socket = openSocket(`${this.#path}?window=${WINDOW}${force ? "&force=true" : ""}`);
+    const { cols, rows } = this.#terminal;
+    const asked = this.#kind === "shell" ? `&columns=${cols}&rows=${rows}` : force ? "&force=true" : "";
+    const socket = openSocket(`${this.#path}?window=${WINDOW}${asked}`);
     this.#socket = socket;
     let taken = 0;
     let told = 0;
@@ -94,13 +106,9 @@ export class GuestTerminal {
       }
     };
     let opened: ConsoleOpened | null = null;
-    socket.addEventListener("message", ({ data }: MessageEvent<string | ArrayBuffer>) => {
+    let ended: ShellEnded | null = null;
+    const begin = (said: ConsoleOpened) => {
       if (this.#socket !== socket) return;
-      if (typeof data !== "string") {
-        this.#terminal.write(new Uint8Array(data), () => took(data.byteLength, opened));
-        return;
-      }
-      const said = JSON.parse(data) as ConsoleOpened;
       opened = said;
       history = said.history;
       this.#wait = FIRST_WAIT_MS;
@@ -109,15 +117,25 @@ export class GuestTerminal {
       this.#terminal.options.cursorBlink = said.input;
       took(0, said);
       this.#user.opened(said);
+    };
+    if (this.#kind === "shell") socket.addEventListener("open", () => begin(SHELL));
+    socket.addEventListener("message", ({ data }: MessageEvent<string | ArrayBuffer>) => {
+      if (this.#socket !== socket) return;
+      if (typeof data !== "string") {
+        this.#terminal.write(new Uint8Array(data), () => took(data.byteLength, opened));
+        return;
+      }
+      if (this.#kind === "shell") ended = JSON.parse(data) as ShellEnded;
+      else begin(JSON.parse(data) as ConsoleOpened);
     });
     socket.addEventListener("close", ({ code, reason }) => {
       if (this.#socket !== socket) return;
       this.#drop();
       this.#user.opened(null);
-      this.#user.closed(reason);
+      this.#user.closed(ended === null ? reason : endOf(ended));
       // a browser does not tell why a WebSocket was denied
       if (opened === null) call("GET", this.#about).catch(({ message }: Error) => this.#user.closed(message));
-      if (code === SESSION_OVER) return;
+      if (code === SESSION_OVER || this.#kind === "shell") return;
       this.#timer = setTimeout(() => this.connect(), this.#wait);
       this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
     });
@@ -138,6 +156,11 @@ export class GuestTerminal {
     this.#observer.disconnect();
     this.#scheme.removeEventListener("change", this.#paint);
     this.#terminal.dispose();
+  }
+
+  /** Send a text message. */
+  #tell(text: string): void {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(text);
   }
 
   #drop(): void {
@@ -173,6 +196,13 @@ export class GuestTerminal {
     if (!this.#answers || socket?.readyState !== WebSocket.OPEN) return;
     for (const each of messages(bytes)) socket.send(new Uint8Array(each));
   }
+}
+
+/** How a shell has ended. */
+function endOf({ exit_status }: ShellEnded): string {
+  if (exit_status === null) return "the shell has ended";
+  const cannotStart = exit_status === 126 || exit_status === 127;
+  return `exit status ${exit_status}${cannotStart ? ": is there sh in the container?" : ""}`;
 }
 
 function theme(): ITheme {
