@@ -6,6 +6,7 @@ and between hosts through the channel above them. Between rows of hosts they run
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
@@ -35,6 +36,12 @@ _STEP, _TRACKS = 7, 7
 #: Between a line of the fabric and the box below: room for a label. How many such lines are side by side.
 _LABEL, _LEVELS = 18, 3
 _CHANNEL = _STEP * _TRACKS + 22
+#: A label: its height, how wide a character of it is, and all of it at most. Beside an upright line there is
+#: a gap; above a level one, half of its own width.
+_LINE_HEIGHT, LABEL_PIXELS, _WIDEST = 12, 5.9, 170
+_BESIDE, _LINE = 5, 2
+#: Between two levels of a channel: room for a label. Above the highest one there is a gap, too.
+_LEVEL, _ABOVE = _LINE_HEIGHT + 4, 22
 #: Left of hosts in several rows.
 _TRUNK = _STEP * _TRACKS + 7
 
@@ -79,7 +86,7 @@ class Bar(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A line through points. ``segment`` is what it belongs to, ``label`` what is written at its middle.
+    """A line through points. ``segment`` is what it belongs to, ``label`` what is said of it.
 
     ``wide`` lines are those between segments.
     """
@@ -92,6 +99,13 @@ class Line(msgspec.Struct, frozen=True):
     wide: bool = False
 
 
+class Label(msgspec.Struct, frozen=True):
+    """What is written at a line between segments, and where: no line and no box is there."""
+
+    text: str
+    box: Box
+
+
 class Layout(msgspec.Struct, frozen=True):
     """All boxes and lines of a picture. ``cards`` are guests, ``fabric`` is what is on no host."""
 
@@ -102,11 +116,17 @@ class Layout(msgspec.Struct, frozen=True):
     bars: tuple[Bar, ...]
     cards: Mapping[str, Box]
     lines: tuple[Line, ...]
+    labels: tuple[Label, ...]
 
 
 def layout(graph: Graph, places: Grid) -> Layout:
     """Return where everything is drawn. ``places`` are those of this graph."""
     return _Layout(graph, places).layout()
+
+
+def _width(label: str) -> float:
+    """Return how wide a label is; a longer one is shortened to that."""
+    return min(_WIDEST, len(label) * LABEL_PIXELS)
 
 
 class _Layout:
@@ -125,9 +145,22 @@ class _Layout:
         self._rows = {column.host: column.row for column in places.columns}
         self._left = _MARGIN + (_TRUNK if len(set(self._rows.values())) > 1 else 0)
         self._tracks = 0
+        #: The levels of the channel above each row of hosts: what is taken of each, from left to right.
+        self._levels: defaultdict[int, list[list[tuple[float, float]]]] = defaultdict(list)
+        #: Those of lines between hosts, by the edge, and the labels that have their room on them.
+        self._level_of: dict[tuple[int, int], int] = {}
+        self._labels: list[Label] = []
+        #: How many lines there are between hosts and what is on none, and how many are drawn.
+        self._downs = self._down_number = 0
+        #: How many labels there are above what is on no host.
+        self._written: dict[Box, int] = {}
 
     def layout(self) -> Layout:
-        self._place_hosts(self._place_fabric())
+        top, edges = self._place_fabric(), self._graph.edges
+        self._place_hosts(top)  # from left to right they are where they stay
+        self._downs = sum((edge.source in self._fabric) != (edge.target in self._fabric) for edge in edges)
+        self._take_levels()
+        self._place_hosts(top)
         lines = (*self._home_lines(), *self._edge_lines(), *self._part_lines())
         boxes = [*self._hosts.values(), *self._fabric.values()]
         return Layout(
@@ -138,6 +171,7 @@ class _Layout:
             bars=tuple(self._bars),
             cards=self._cards,
             lines=lines,
+            labels=tuple(self._labels),
         )
 
     def _place_fabric(self) -> float:
@@ -150,7 +184,7 @@ class _Layout:
                     self._fabric[name] = Box(x, y, FABRIC_WIDTH, FABRIC_HEIGHT)
             if any(row):
                 y += FABRIC_HEIGHT + _FABRIC_GAP
-        return y + (_CHANNEL - _FABRIC_GAP if self._fabric else _CHANNEL) if self._has_links() else y
+        return y - _FABRIC_GAP if self._fabric else y
 
     def _has_links(self) -> bool:
         """Return whether there may be lines that leave a host."""
@@ -161,11 +195,64 @@ class _Layout:
         return all(node is not None and node.kind == "bridge" for node in ends)
 
     def _place_hosts(self, y: float) -> None:
+        self._bars.clear()
         for row, columns in groupby(self._places.columns, key=lambda column: column.row):
+            if self._has_links():
+                above = _STEP * min(_TRACKS, self._downs) if self._levels[row] else 0
+                y += max(_CHANNEL, _LEVEL * len(self._levels[row]) + above + _ABOVE)
+            elif row:
+                y += _AREA_GAP
             self._tops[row] = y
             self._place_row(columns, y)
             y = max(box.bottom for box in self._hosts.values())
-            y += _CHANNEL if self._has_links() else _AREA_GAP
+
+    def _take_levels(self) -> None:
+        """Give each line between hosts a level of the channels that it runs through, with room for its label.
+
+        Lines that are nowhere above each other share one.
+        """
+        for number, edge in enumerate(self._graph.edges):
+            bars = self._tunnel(edge)
+            if bars is None:
+                continue
+            for row, (left, right) in self._spans(bars, edge.label).items():
+                levels = self._levels[row]
+                level = next(
+                    (
+                        level
+                        for level, taken in enumerate(levels)
+                        if all(right + _STEP < begin or end + _STEP < left for begin, end in taken)
+                    ),
+                    len(levels),
+                )
+                if level == len(levels):
+                    levels.append([])
+                levels[level].append((left, right))
+                self._level_of[number, row] = level
+
+    def _tunnel(self, edge: Edge) -> tuple[Bar, Bar] | None:
+        """Return the ends of a line between two hosts, the left one of the upper row first."""
+        ends = [self._homes.nodes.get(name) for name in (edge.source, edge.target)]
+        if not self._is_between_hosts(edge):
+            return None
+        bars = [self._bar(node.name, node.group) for node in ends if node is not None]
+        if bars[0] is None or bars[1] is None or bars[0].host == bars[1].host:
+            return None
+        first, second = sorted(
+            (bar for bar in bars if bar is not None), key=lambda bar: (self._rows[bar.host], bar.box.x)
+        )
+        return first, second
+
+    def _spans(self, bars: tuple[Bar, Bar], label: str) -> Mapping[int, tuple[float, float]]:
+        """Return what a line takes of the channels above rows of hosts; its label is above the first host."""
+        first, second = bars
+        rows = [self._rows[bar.host] for bar in bars]
+        if rows[0] == rows[1]:
+            return {rows[0]: (first.box.x - GUTTER, max(second.box.x, first.box.x + _width(label)))}
+        return {
+            rows[0]: (0, first.box.x + _width(label)),
+            rows[1]: (0, second.box.x),
+        }
 
     def _place_row(self, columns: Iterable[Column], top: float) -> None:
         x: float = self._left
@@ -229,7 +316,7 @@ class _Layout:
     def _edge_lines(self) -> Iterator[Line]:
         """Yield the lines of further interfaces, and those between segments, routers and networks."""
         done: set[tuple[str, str]] = set()
-        for edge in self._graph.edges:
+        for number, edge in enumerate(self._graph.edges):
             pair = (edge.source, edge.target)
             source, target = (self._homes.nodes.get(name) for name in pair)
             if source is None or target is None:
@@ -247,7 +334,7 @@ class _Layout:
                 bar = self._bar(inside.name, inside.group)
                 if bar is not None:
                     yield self._down(edge, outside, bar)
-            elif (line := self._between(edge, source, target)) is not None:
+            elif (line := self._between(edge, number, source, target)) is not None:
                 yield line
 
     def _bar(self, segment: str, host: str) -> Bar | None:
@@ -272,6 +359,10 @@ class _Layout:
         )
         yield Line(edge.source, edge.target, points, edge.target, edge.label)
 
+    def _write(self, text: str, left: float, bottom: float) -> None:
+        """Write a label from a point on, above which it is."""
+        self._labels.append(Label(text, Box(left, bottom - _LINE_HEIGHT, _width(text), _LINE_HEIGHT)))
+
     def _track(self) -> int:
         """Return the number of the track that the next line takes."""
         self._tracks += 1
@@ -280,6 +371,12 @@ class _Layout:
     def _in_fabric(self, edge: Edge) -> Line:
         upper, lower = sorted((self._fabric[edge.source], self._fabric[edge.target]), key=lambda box: box.y)
         middle = lower.y - _LABEL - (self._track() % _LEVELS) * _STEP
+        if edge.label:
+            count = self._written.get(lower, 0)
+            self._written[lower] = count + 1
+            left = lower.centre + (_BESIDE if count == 0 else -_BESIDE - _width(edge.label))
+            if count <= 1:  # the title of the box has all
+                self._write(edge.label, left, lower.y - 1)
         points = (
             Point(upper.centre, upper.bottom),
             Point(upper.centre, middle),
@@ -290,10 +387,15 @@ class _Layout:
         segment = next((node.name for node in ends if node.kind in SEGMENTS), "")
         return Line(edge.source, edge.target, points, segment, edge.label, wide=True)
 
-    def _gutter(self, bar: Bar, track: int) -> Point:
-        """Return where a track in the gutter of a bar's host comes to the track in the channel above."""
+    def _gutter(self, bar: Bar, track: int, above: float) -> Point:
+        """Return where a track in the gutter of a bar's host comes to a line so far above the host."""
         x = bar.box.x - 2 * _STEP - track * _STEP
-        return Point(x, self._tops[self._rows[bar.host]] - _STEP * (track + 1))
+        return Point(x, self._tops[self._rows[bar.host]] - above)
+
+    def _down_height(self, row: int, track: int) -> float:
+        """Return how far above a row of hosts a line to what is on none runs: above all labels."""
+        levels = len(self._levels[row])
+        return _LEVEL * levels + _STEP * ((self._down_number % _TRACKS if levels else track) + 1)
 
     def _trunk(self, one: float, other: float, track: int) -> tuple[Point, ...]:
         """Return the way between the channels of two rows of hosts, whose heights are given."""
@@ -303,8 +405,10 @@ class _Layout:
     def _down(self, edge: Edge, outside: Node, bar: Bar) -> Line:
         """Return the line from what is on no host to a part of a segment."""
         box, track = self._fabric[outside.name], self._track()
-        turn = self._gutter(bar, track)
-        y = next(iter(self._tops.values())) - _STEP * (track + 1)
+        first, row = next(iter(self._tops)), self._rows[bar.host]
+        turn = self._gutter(bar, track, self._down_height(row, track))
+        y = self._tops[first] - self._down_height(first, track)
+        self._down_number += 1
         middle = bar.box.y + BAR_HEIGHT / 2
         start = box.x + box.width * (track + 1) / (_TRACKS + 1)
         points = (
@@ -317,13 +421,21 @@ class _Layout:
         )
         return Line(edge.source, edge.target, points, bar.segment, edge.label, wide=True)
 
-    def _between(self, edge: Edge, source: Node, target: Node) -> Line | None:
+    def _between(self, edge: Edge, number: int, source: Node, target: Node) -> Line | None:
         """Return the line between two segments of hosts."""
         bars = [self._bar(node.name, node.group) for node in (source, target)]
         if bars[0] is None or bars[1] is None:
             return None
         track = self._track()
-        one, other = (self._gutter(bar, track) for bar in bars if bar is not None)
+        levels = [self._level_of.get((number, self._rows[bar.host])) for bar in bars if bar is not None]
+        one, other = (
+            self._gutter(bar, track, _STEP * (track + 1) if level is None else _STEP + _LEVEL * level)
+            for bar, level in zip(bars, levels, strict=True)
+            if bar is not None
+        )
+        if edge.label and source.group != target.group:
+            first, _ = self._tunnel(edge) or (bars[0], None)
+            self._write(edge.label, first.box.x + 2, (one if first is bars[0] else other).y - _LINE)
         y1, y2 = (bar.box.y + BAR_HEIGHT / 2 for bar in bars if bar is not None)
         over = () if source.group == target.group else (one, *self._trunk(one.y, other.y, track), other)
         points = (

@@ -10,7 +10,7 @@ import msgspec
 
 from kvmcompose.core.plain import plain
 from kvmcompose.drawing.fold import Stack
-from kvmcompose.drawing.geometry import FABRIC_WIDTH, GUTTER, Box, Layout, Line, Point
+from kvmcompose.drawing.geometry import GUTTER, LABEL_PIXELS, Box, Label, Layout, Line, Point
 from kvmcompose.drawing.graph import Graph, Node
 from kvmcompose.drawing.places import SEGMENTS
 
@@ -53,8 +53,8 @@ _ICONS = {
     "bridge": "M1.5 4.5h13v7h-13zM4 8h1M7 8h1M10 8h1",
     "host interface": "M3 2.5h10v8H3zM6 10.5v3M10 10.5v3M6 5.5h4",
 }
-#: Characters that fit into a box, by its width in pixels, of names, details and labels.
-_NAME_PIXELS, _DETAIL_PIXELS, _LABEL_PIXELS = 7.6, 6.1, 5.4
+#: Characters that fit into a box, by its width in pixels, of names and details.
+_NAME_PIXELS, _DETAIL_PIXELS = 7.6, 6.1
 _RADIUS = 5
 #: What would end an attribute, or be a space in it.
 _QUOTED = str.maketrans({'"': "&quot;", "\n": "&#10;", "\t": "&#9;", "\r": "&#13;"})
@@ -187,15 +187,12 @@ class _Picture:
         return node.name
 
     def _lines(self) -> Iterator[str]:
-        labels = []
         for line in self._layout.lines:
             colour = self._colours.get(line.segment, "#6e7781")
             kind = "line wide" if line.wide else "line"
             yield f'<path class="{kind}" stroke="{colour}"{self._ends(line)} d="{_path(line.points)}"/>'
-            if line.label and line.source not in self._layout.cards:
-                labels.append(line)
-        for line in labels:
-            yield _label(line)
+        for label in self._layout.labels:
+            yield _label(label)
 
     def _bar(self, name: str, box: Box) -> Iterator[str]:
         yield self._open(self._nodes[name], box)
@@ -377,14 +374,10 @@ def _towards(start: Point, end: Point, length: float) -> Point:
     return Point(start.x + (end.x - start.x) * part, start.y + (end.y - start.y) * part)
 
 
-def _label(line: Line) -> str:
-    """Return the label of a line: where it ends if it comes from above, else at its longest level part."""
-    *_, before, last = line.points
-    level = [(one, other) for one, other in pairwise(line.points) if one.y == other.y]
-    one, other = max(level, key=lambda pair: abs(pair[0].x - pair[1].x), default=(last, last))
-    x, y = ((one.x + other.x) / 2, one.y - 3) if before.y == last.y else (last.x, last.y - 4)
-    text = _fitting(line.label, FABRIC_WIDTH, _LABEL_PIXELS)
-    return f'<text class="label" text-anchor="middle" x="{_n(x)}" y="{_n(y)}">{text}</text>'
+def _label(label: Label) -> str:
+    box = label.box
+    text = _fitting(label.text, box.width + 1, LABEL_PIXELS)
+    return f'<text class="label" x="{_n(box.x)}" y="{_n(box.bottom - 3)}">{text}</text>'
 
 
 def _fitting(text: str, pixels: float, each: float = _NAME_PIXELS) -> str:

@@ -25,6 +25,9 @@ def topologies(draw: st.DrawFn) -> Graph:
         edges += [Edge("lr0", each.name, "10.0.0.1/24") for each in segments]
     elif on_bridges:
         edges += [Edge(segments[0].name, each.name, "tunnel") for each in segments[1:]]
+        if draw(st.booleans()):
+            nodes.append(Node("NAT", "network"))
+            edges.append(Edge("NAT", draw(st.sampled_from(segments)).name))
     for number in draw(st.lists(st.integers(0, 40), unique=True, max_size=25)):
         kind = draw(st.sampled_from(["guest", "container", "golden image"]))
         mine = draw(st.lists(st.sampled_from(segments), unique=True, max_size=3))

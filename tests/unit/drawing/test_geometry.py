@@ -61,6 +61,40 @@ def test_every_connection_is_a_line(graph: Graph) -> None:
     assert all(kinds[bar.segment] in SEGMENTS for bar in found.bars)
 
 
+@given(topologies())
+def test_no_line_crosses_the_label_of_a_tunnel(graph: Graph) -> None:
+    found = drawn(graph)
+    hosts = {node.name: node.group for node in graph.nodes}
+    kinds = {node.name: node.kind for node in graph.nodes}
+    tunnels = [
+        edge
+        for edge in graph.edges
+        if kinds[edge.source] == kinds[edge.target] == "bridge" and hosts[edge.source] != hosts[edge.target]
+    ]
+    labels = [label.box for label in found.labels if label.text == "tunnel"]
+    assert len(labels) == len(tunnels)
+    boxes = [*found.cards.values(), *found.fabric.values(), *(bar.box for bar in found.bars)]
+    for label in labels:
+        assert not [box for box in (*boxes, *found.hosts.values()) if overlap(label, box)]
+        for line in found.lines:
+            for one, other in pairwise(line.points):
+                assert not crosses(one, other, label), line
+    for one_label, other_label in combinations(labels, 2):
+        assert not overlap(one_label, other_label)
+
+
+def test_tunnels_share_a_level_and_hosts_stay_where_they_are_for_a_few() -> None:
+    bridges = tuple(Node(f"br{number}", "bridge", f"h{number}") for number in range(4))
+    hosts = tuple(node.group for node in bridges)
+    row = tuple(Edge(f"br{number}", f"br{number + 1}", f"tunnel, key {number}") for number in range(3))
+    found = drawn(Graph(bridges, row, False, hosts))
+    assert len({label.box.y for label in found.labels}) == 2  # the next one begins before this one ends
+    more = (*row, Edge("br0", "br2", "tunnel, key 9"))
+    crowded = drawn(Graph(bridges, more, False, hosts))
+    assert len({label.box.y for label in crowded.labels}) == 3
+    assert crowded.hosts == found.hosts
+
+
 def test_a_host_without_anything_is_there() -> None:
     found = drawn(Graph((), (), False, ("idle",)))
     assert found.hosts["idle"].height > 0
