@@ -38,6 +38,28 @@ export function setSessionKey(key: string | null): void {
   else localStorage.setItem(KEY, key);
 }
 
+/** Settled when the session that is being begun, if any, has a key. */
+let exchange: Promise<void> | null = null;
+
+/**
+ * Begin a session, which ends the one before. Requests and connections that begin meanwhile wait for it: they
+ * would have the key of the one and the cookie of the other. Throws ApiProblem.
+ */
+export async function newSession<T extends { key: string }>(secret: unknown): Promise<T> {
+  const asking = request("POST", "/api/session", secret).then((response) => response.json() as Promise<T>);
+  const settled = asking
+    .then(
+      ({ key }) => setSessionKey(key),
+      () => {},
+    )
+    .then(() => {
+      if (exchange === settled) exchange = null;
+    });
+  exchange = settled;
+  await settled;
+  return asking;
+}
+
 /** The path of a deployment's resource; each part may contain anything. */
 export function pathOf(deployment: string, ...parts: string[]): string {
   return ["/api/deployments", deployment, ...parts].map(encodePart).join("/");
@@ -49,6 +71,23 @@ function encodePart(part: string, position: number): string {
 
 /** Send a request. Throws ApiProblem. */
 export async function send(
+  method: string,
+  path: string,
+  body?: unknown,
+  signal?: AbortSignal,
+): Promise<Response> {
+  await exchange;
+  const key = sessionKey();
+  try {
+    return await request(method, path, body, signal);
+  } catch (error) {
+    // an answer about an earlier session says nothing of the one since
+    if (error instanceof ApiProblem && error.status === 401 && key === sessionKey()) onSessionOver();
+    throw error;
+  }
+}
+
+async function request(
   method: string,
   path: string,
   body?: unknown,
@@ -75,8 +114,6 @@ export async function send(
     });
   }
   if (response.ok) return response;
-  // an answer about an earlier session says nothing of the one since
-  if (response.status === 401 && key === sessionKey()) onSessionOver();
   throw new ApiProblem(await problemOf(response));
 }
 
@@ -108,8 +145,10 @@ export function openSocket(path: string): WebSocket {
     key === null ? ["kvm-compose"] : ["kvm-compose", `key.${key}`],
   );
   socket.binaryType = "arraybuffer";
-  socket.addEventListener("close", ({ code }) => {
-    if (code === SESSION_OVER && key === sessionKey()) onSessionOver();
+  socket.addEventListener("close", async ({ code }) => {
+    if (code !== SESSION_OVER) return;
+    await exchange;
+    if (key === sessionKey()) onSessionOver();
   });
   return socket;
 }
@@ -134,7 +173,9 @@ export function follow(path: () => string, follower: Follower): () => void {
   let wait = FIRST_WAIT_MS;
   let stopped = false;
 
-  const connect = () => {
+  const connect = async () => {
+    await exchange;
+    if (stopped) return;
     const key = sessionKey();
     const opened = openSocket(path());
     let wasOpen = false;
@@ -145,7 +186,8 @@ export function follow(path: () => string, follower: Follower): () => void {
       follower.connected(true);
     });
     opened.addEventListener("message", ({ data }) => follower.message(data as string));
-    opened.addEventListener("close", ({ code }) => {
+    opened.addEventListener("close", async ({ code }) => {
+      await exchange;
       if (stopped) return;
       follower.connected(false);
       if (code === ENDED || (code === SESSION_OVER && key === sessionKey())) {
@@ -154,7 +196,7 @@ export function follow(path: () => string, follower: Follower): () => void {
       }
       // a browser does not tell why a WebSocket was denied: ask whether it was for want of a session
       if (!wasOpen) call("GET", "/api/session").catch(() => {});
-      timer = setTimeout(connect, wait);
+      timer = setTimeout(() => void connect(), wait);
       wait = Math.min(wait * 2, LONGEST_WAIT_MS);
     });
   };
@@ -162,9 +204,9 @@ export function follow(path: () => string, follower: Follower): () => void {
     if (stopped || socket?.readyState !== WebSocket.CLOSED) return;
     clearTimeout(timer);
     wait = FIRST_WAIT_MS;
-    connect();
+    void connect();
   };
-  connect();
+  void connect();
   addEventListener("online", soon);
   return () => {
     stopped = true;

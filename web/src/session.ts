@@ -1,7 +1,8 @@
 /** Who is signed in. */
 
 import { signal } from "@preact/signals";
-import { ApiProblem, call, sessionKey, setSessionKey, whenSessionOver } from "./api";
+import { ApiProblem, call, newSession, sessionKey, setSessionKey, whenSessionOver } from "./api";
+import { complain } from "./shell/notices";
 import type { Session } from "./types";
 
 /** What the fragment of a one-time link begins with; the code follows. */
@@ -37,11 +38,16 @@ export async function begin(): Promise<void> {
   const { hash } = location;
   if (hash.startsWith(LINK)) {
     const [code = "", place = ""] = hash.slice(LINK.length).split("&", 2);
+    const before = session.peek();
+    // first: what the place shows connects in the session that this begins
+    const signing = signIn({ code });
     // neither the history nor a bookmark keeps the code
     history.replaceState(null, "", `${location.pathname}#/${place.replace(/^lab=/, "")}`);
     dispatchEvent(new HashChangeEvent("hashchange"));
+    if (await signing) return;
     // an expired or forged link does not end an existing session
-    if (!(await signIn({ code }))) await goOn();
+    if (before == null) await goOn();
+    else complain(signInProblem.value);
     return;
   }
   await goOn();
@@ -69,13 +75,11 @@ addEventListener("hashchange", () => {
 /** Sign in by a code or a token; returns whether it succeeded. */
 export async function signIn(secret: { code: string } | { token: string }): Promise<boolean> {
   try {
-    const { key, ...made } = await call<NewSession>("POST", "/api/session", secret);
-    setSessionKey(key);
+    const { key: _, ...made } = await newSession<NewSession>(secret);
     signInProblem.value = null;
     session.value = made;
     return true;
   } catch (error) {
-    session.value = null;
     if (!(error instanceof ApiProblem)) throw error;
     signInProblem.value = error;
     return false;

@@ -2,7 +2,7 @@
 
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
-import { call, openSocket } from "../../api";
+import { call, openSocket, sessionKey } from "../../api";
 import type { ConsoleOpened, ShellEnded } from "../../types";
 import { avoidInlineStyles } from "./inline_styles";
 import { isWayOut } from "./keys";
@@ -91,6 +91,7 @@ export class GuestTerminal {
     this.#drop();
     const { cols, rows } = this.#terminal;
     const asked = this.#kind === "shell" ? `&columns=${cols}&rows=${rows}` : force ? "&force=true" : "";
+    const key = sessionKey();
     const socket = openSocket(`${this.#path}?window=${WINDOW}${asked}`);
     this.#socket = socket;
     let taken = 0;
@@ -135,7 +136,7 @@ export class GuestTerminal {
       this.#user.closed(ended === null ? reason : endOf(ended));
       // a browser does not tell why a WebSocket was denied
       if (opened === null) call("GET", this.#about).catch(({ message }: Error) => this.#user.closed(message));
-      if (code === SESSION_OVER || this.#kind === "shell") return;
+      if ((code === SESSION_OVER && key === sessionKey()) || this.#kind === "shell") return;
       this.#timer = setTimeout(() => this.connect(), this.#wait);
       this.#wait = Math.min(this.#wait * 2, LONGEST_WAIT_MS);
     });
