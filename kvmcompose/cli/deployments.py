@@ -69,6 +69,12 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _found(server: RemoteServer, arguments: argparse.Namespace) -> list[Deployment]:
-    if arguments.verb == "info":
-        return [server.deployment(name) for name in arguments.names]
-    return server.deployments()
+    from kvmcompose.core.deployment import Phase
+
+    if arguments.verb != "info":
+        return server.deployments(look=True)
+    found = [server.deployment(name) for name in arguments.names]
+    if all(each.state is not Phase.UP for each in found):
+        return found
+    looked = {each.name: each for each in server.deployments(look=True)}
+    return [looked.get(each.name, each) for each in found]

@@ -73,10 +73,12 @@ def fault_text(fault: Fault) -> str:
 
 
 def state_text(deployment: Deployment) -> str:
-    """Return a deployment's state, with the command that failed, if any."""
+    """Return a deployment's state, with the command that failed, or how much of it differs, if any."""
     word = deployment.condition or str(deployment.state)
     if deployment.failed_command is not None:
         return f"{word} ({deployment.failed_command})"
+    if deployment.drift:
+        return f"{word} ({deployment.drift})"
     return word
 
 

@@ -175,8 +175,14 @@ class RemoteServer:
         """Return what has become of a link, at the latest after ``wait`` seconds while it is open."""
         return self._get(f"/api/links/{quote(uuid, safe='')}", LinkUse, {"wait": wait})
 
-    def deployments(self) -> list[Deployment]:
-        """Return all deployments."""
+    def deployments(self, *, look: bool = False) -> list[Deployment]:
+        """Return all deployments; with ``look``, after a look at which of them are degraded."""
+        if look:
+            try:
+                return self._get("/api/deployments", list[Deployment], {"look": "true"})
+            except ServerError as error:
+                if error.status != _UNPROCESSABLE:  # that of a server of an earlier version
+                    raise
         return self._get("/api/deployments", list[Deployment])
 
     def deployment(self, name: str) -> Deployment:

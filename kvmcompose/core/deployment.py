@@ -35,8 +35,9 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     ``condition`` is the state in one word. While ``state`` is ``running``: what the action does
     (``starting``, ``stopping``, ``restarting``, ``pausing``, ``resuming``). Where it is ``failed``: how the
-    action ended (``failed``, ``cancelled``, ``interrupted``). Where it is ``up``: ``up``, or in a
-    TestbedStatus ``degraded`` if something was changed outside of kvm-compose or a host does not respond.
+    action ended (``failed``, ``cancelled``, ``interrupted``). Where it is ``up``: ``up``, or ``degraded`` if
+    a look has found that something was changed outside of kvm-compose or that a host does not respond;
+    ``drift`` is how much of it differs so.
     ``owner`` is the user who registered it. Users without access see name, state and owner only:
     ``project_location`` is empty, and there is no command and no action.
     """
@@ -48,6 +49,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     last_action_uuid: str | None = None
     owner: str | None = None
     condition: str | None = None
+    drift: int = 0
 
 
 class ActionState(StrEnum):

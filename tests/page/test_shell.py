@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from fake_lab import FakeLab
 from playwright.sync_api import APIResponse, Route, expect
 from visitor import LOST_CONNECTION, Visitor
 
+from kvmcompose.core.commands import Power, PowerVerb
 from kvmcompose.server.people import Role
 
 _NOT_SIGNED_IN = "status of 401"
@@ -59,6 +62,11 @@ def test_the_list_of_testbeds(lab: FakeLab, visit: Visitor) -> None:
     expect(page.get_by_role("row", name="lab").get_by_text("up", exact=True)).to_be_visible(timeout=2000)
     link.press("Enter")
     expect(page.get_by_role("heading", name="lab")).to_be_visible()
+    lab.change(lab.world().bridges["lab"].clear)
+    degraded = re.compile(r"^degraded \([1-9]\d*\)$")
+    expect(page.locator(".labhead").get_by_text(degraded)).to_be_visible()
+    visit.go("")
+    expect(page.get_by_role("row", name="lab").get_by_text(degraded)).to_be_visible()
 
 
 def test_a_connection_that_is_cut_comes_back(lab: FakeLab, visit: Visitor) -> None:
@@ -109,6 +117,33 @@ def test_a_late_answer_about_an_earlier_session_ends_no_other(lab: FakeLab, visi
     expect(page.get_by_text("The connection to the server is lost")).to_be_hidden()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     expect(page.get_by_text("the session is over")).to_be_hidden()
+
+
+def test_a_link_in_an_open_page_begins_another_session_quietly(lab: FakeLab, visit: Visitor) -> None:
+    """Its view goes on in the new one: the consoles, too. A link that is not valid any more says so."""
+    lab.up()
+    page = visit.open("lab/guests/g000")
+    page.get_by_role("button", name="Open the console").click()
+    expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+    key = page.evaluate("() => JSON.stringify(localStorage)")
+    link = lab.link("lab/guests/g000")
+    for turn in range(2):
+        page.evaluate("link => { location.hash = new URL(link).hash }", link)
+        if turn == 0:
+            page.wait_for_function("key => JSON.stringify(localStorage) !== key", arg=key)
+            expect(page.get_by_text("Not connected")).to_be_visible()
+        expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+        expect(page.get_by_text("The connection to the server is lost")).to_be_hidden()
+        assert page.url == f"{lab.origin}/#/lab/guests/g000"
+        if turn == 0:
+            visit.expected.append(_NOT_SIGNED_IN)
+    expect(page.locator(".notice")).to_contain_text("this link or token is not valid")
+    lab.run(Power(verb=PowerVerb.PAUSE, guests=("g000",)))
+    expect(page.locator("header .badge")).to_have_text("paused (pause)")
+    for place in ("", "lab", "lab/guests/g001"):
+        page.evaluate("link => { location.hash = new URL(link).hash }", lab.link(place))
+        expect(page.get_by_role("heading", name=place.rpartition("/")[2] or "Testbeds")).to_be_visible()
+    assert [each for each in visit.problems if "WebSocket" in each] == []
 
 
 def test_places_that_are_not_there(visit: Visitor) -> None:

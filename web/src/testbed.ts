@@ -240,6 +240,7 @@ export class Testbed {
       state: event.state,
       failed_command: event.failed_command ?? null,
       condition: event.condition ?? null,
+      drift: 0,
     };
   }
 

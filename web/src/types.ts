@@ -10,6 +10,8 @@ export interface Deployment {
   last_action_uuid: string | null;
   owner: string | null;
   condition: string | null;
+  /** How much of a degraded testbed differs, as far as that is known. */
+  drift: number;
 }
 
 export type ActionState = "running" | "succeeded" | "failed" | "cancelled" | "interrupted";

@@ -20,7 +20,8 @@ router = APIRouter()
 async def follow_deployments(websocket: WebSocket) -> None:
     """All deployments, by name: each text message is the whole list as JSON, at once and after each change.
 
-    Only name, state and owner of those of other users are in it. Closed with 1001 when the server stops.
+    Meanwhile the server looks every few seconds which of those that are up are degraded. Only name, state and
+    owner of those of other users are in it. Closed with 1001 when the server stops.
     """
     service: Service = websocket.app.state.service
     try:
@@ -34,7 +35,7 @@ async def follow_deployments(websocket: WebSocket) -> None:
 async def _lists(service: Service, asker: Asker) -> AsyncGenerator[bytes]:
     """Yield until the server stops. Raises GoingAwayError then."""
     sent = b""
-    with service.all_deployments.reading():
+    with service.all_deployments.reading(), service.following_conditions(asker):
         while not service.stopping.is_set():
             news = service.all_deployments.news  # before the list is read: nothing is missed in between
             found = msgspec.json.encode(service.deployments(asker))

@@ -19,7 +19,7 @@ def view(person: Person, deployment: Deployment, owner_uid: int) -> Deployment:
     if person.is_admin or person.uid == owner_uid:
         return deployment
     return msgspec.structs.replace(
-        deployment, project_location="", failed_command=None, last_action_uuid=None, condition=None
+        deployment, project_location="", failed_command=None, last_action_uuid=None, condition=None, drift=0
     )
 
 

@@ -86,11 +86,20 @@ async def get_health(request: Request, service: ServiceParameter) -> Response:
 
 
 @router.get("/deployments", **described("deployments"))
-async def get_deployments(service: ServiceParameter, who: Who) -> Response:
+async def get_deployments(
+    service: ServiceParameter,
+    who: Who,
+    look: Annotated[
+        bool, Query(description="Look at the hosts first, for some seconds, which of them are degraded.")
+    ] = False,
+) -> Response:
     """All deployments, by name; only name, state and owner of those of other users.
 
-    As a WebSocket, the list comes again after each change.
+    Without `look`, those that are up are `degraded` if an earlier look has found so. As a WebSocket, the list
+    comes again after each change, and the server looks every few seconds.
     """
+    if look:
+        await service.find_conditions(who)
     return Reply(service.deployments(who))
 
 
@@ -146,7 +155,7 @@ async def get_state(service: ServiceParameter, who: Who, name: Name) -> Response
 @router.get("/deployments/{name}/status", **described("status", _CONFLICT, _BAD_GATEWAY))
 async def get_status(service: ServiceParameter, who: Who, name: Name) -> Response:
     """The deployment and the current state of its guests."""
-    return Reply(await service.orchestrator.status(service.own(who, name)))
+    return Reply(await service.status(who, name))
 
 
 @router.get("/deployments/{name}/topology", **described("picture", _CONFLICT, unchanged=True))

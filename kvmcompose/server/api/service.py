@@ -8,14 +8,14 @@ import re
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 
 from kvmcompose.client.address import Address
 from kvmcompose.core.access import ConsolePart, GuestTerminals, TerminalSize
 from kvmcompose.core.commands import PROJECT_PATTERN, Capture, Command
-from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step
+from kvmcompose.core.deployment import Action, Deployment, Health, LogLine, NewDeployment, Step, TestbedStatus
 from kvmcompose.core.errors import KvmComposeError, RefusedError
 from kvmcompose.core.planned import PlanRequest, TestbedPlan
 from kvmcompose.effects.threads import ANSWER_SECONDS, Account, account, in_thread
@@ -33,6 +33,7 @@ from kvmcompose.server.api.request_audit import summary
 from kvmcompose.server.api.rights import check_change, check_owner, project_folder, view
 from kvmcompose.server.audit import short
 from kvmcompose.server.byte_stream import BegunStream
+from kvmcompose.server.conditions import Conditions
 from kvmcompose.server.event_channel import Channel
 from kvmcompose.server.guest_console import GuestConsole
 from kvmcompose.server.guest_watch import GuestWatches
@@ -49,6 +50,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 #: How long a scrape waits for a deployment, whose files may be on something that does not answer, in seconds.
 _MEASURE_SECONDS = 8.0
+#: How long a request for the list looks which testbeds are degraded, in seconds.
+_CONDITIONS_SECONDS = 8.0
 #: Limits for each user who is not an administrator: all users share names, processes and memory.
 MOST_DEPLOYMENTS, MOST_ACTIONS = 500, 100
 #: How many shells may be open in a guest: each is a process of the host.
@@ -87,7 +90,8 @@ class Service:
         #: How many shells are open, by deployment and guest.
         self._shells: Counter[tuple[str, str]] = Counter()
         self._parts = EventParts(store)
-        self._watches = GuestWatches(store, orchestrator.status, orchestrator.guest_events)
+        self._conditions = Conditions(store, orchestrator.status)
+        self._watches = GuestWatches(store, self._conditions.status, orchestrator.guest_events)
         #: Set when the server is about to stop: endless streams have to end.
         self.stopping = asyncio.Event()
 
@@ -106,7 +110,24 @@ class Service:
 
     def deployments(self, asker: Asker) -> list[Deployment]:
         """Return all deployments, by name, as far as the sender may see them."""
-        return [view(asker.person, each, self._owner(each).uid) for each in self._store.deployments()]
+        found = self._store.deployments()
+        return [view(asker.person, self._conditions.of(each), self._owner(each).uid) for each in found]
+
+    async def find_conditions(self, asker: Asker) -> None:
+        """Look which of the deployments that the sender may access are degraded, for some seconds."""
+        seen = [each for each in self._store.deployments() if self._sees(asker, each)]
+        await self._conditions.find(seen, _CONDITIONS_SECONDS)
+
+    def following_conditions(self, asker: Asker) -> AbstractContextManager[None]:
+        """Keep looking which of the deployments that the sender may access are degraded."""
+        return self._conditions.following(lambda each: self._sees(asker, each))
+
+    def _sees(self, asker: Asker, deployment: Deployment) -> bool:
+        return asker.person.is_admin or asker.person.uid == self._owner(deployment).uid
+
+    async def status(self, asker: Asker, name: str) -> TestbedStatus:
+        """Return a deployment and its guests as they are now."""
+        return await self._conditions.status(self.own(asker, name))
 
     @property
     def all_deployments(self) -> Channel:
@@ -116,7 +137,7 @@ class Service:
     def deployment(self, asker: Asker, name: str) -> Deployment:
         """Return a deployment, as far as the sender may see it."""
         found = self._found(name)
-        return view(asker.person, found, self._owner(found).uid)
+        return view(asker.person, self._conditions.of(found), self._owner(found).uid)
 
     def own(self, asker: Asker, name: str) -> Deployment:
         """Return a deployment that the sender may access."""

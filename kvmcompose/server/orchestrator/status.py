@@ -84,7 +84,8 @@ async def status(context: Context, meter: Meter) -> TestbedStatus:
         ]
     deployment = context.deployment
     if deployment.state is Phase.UP and (any(planned.unseen) or any(map(is_drift, found))):
-        deployment = msgspec.structs.replace(deployment, condition=DEGRADED)
+        drift = sum(each.drift for each in differing)
+        deployment = msgspec.structs.replace(deployment, condition=DEGRADED, drift=drift)
     return TestbedStatus(
         deployment=deployment,
         guests=guests,

@@ -20,10 +20,11 @@ export function phaseWord(deployment: Deployment): string {
   return deployment.condition ?? deployment.state;
 }
 
-/** Return the state of a deployment with the command that failed, as `status` says it: `failed (up)`. */
+/** Return the state of a deployment with the command that failed, or how much differs: `failed (up)`, `degraded (3)`. */
 function phaseText(deployment: Deployment): string {
   const word = phaseWord(deployment);
-  return deployment.failed_command === null ? word : `${word} (${deployment.failed_command})`;
+  const more = deployment.failed_command ?? (deployment.drift > 0 ? deployment.drift : null);
+  return more === null ? word : `${word} (${more})`;
 }
 
 /** Return the tone of a deployment. */

@@ -31,6 +31,7 @@ function plan(...changes: PlannedChange[]): TestbedPlan {
     last_action_uuid: null,
     owner: null,
     condition: null,
+    drift: 0,
   };
   return {
     deployment,
