@@ -66,12 +66,19 @@ test("what is done to a guest is the heaviest of its changes", () => {
   );
 });
 
-test("changes are grouped by guest, then by host", () => {
+test("changes are grouped by guest and host, what others need first", () => {
   const ready = change("create", "web", { kind: "ready", follows: true });
-  const found = grouped([change("create", null), change("create", "web"), change("update", "web"), ready]);
+  const found = grouped([
+    change("create", null),
+    change("create", "web"),
+    change("update", "web"),
+    change("create", "h0"),
+    ready,
+  ]);
   assert.deepEqual(
     found.map(({ title, changes }) => [title, changes.length]),
     [
+      ["h0", 1],
       ["web", 2],
       ["h0", 1],
     ],

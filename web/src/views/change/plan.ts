@@ -140,20 +140,21 @@ export interface Group {
 }
 
 /**
- * Return changes by what they belong to: guests first, each by itself, then what is on a host.
+ * Return changes by what they belong to, a guest or a host, in the order of the plan: what others need comes
+ * first, as the bridge of which guests have lost their ports.
  *
  * What follows from other changes, as that a guest is ready again, is left out, as `plan` does.
  */
 export function grouped(changes: readonly PlannedChange[]): Group[] {
-  const guests = new Map<string, Group>();
-  const hosts = new Map<string, Group>();
+  const groups = new Map<string, Group>();
   for (const change of changes.filter((each) => !each.follows)) {
-    const [groups, key] = change.guest === null ? [hosts, change.host] : [guests, change.guest];
+    const title = change.guest ?? change.host;
+    const key = `${change.guest === null ? "host" : "guest"} ${title}`;
     const known = groups.get(key);
     if (known !== undefined) known.changes.push(change);
-    else groups.set(key, { title: key, guest: change.guest, changes: [change] });
+    else groups.set(key, { title, guest: change.guest, changes: [change] });
   }
-  return [...guests.values(), ...hosts.values()];
+  return [...groups.values()];
 }
 
 /** Return what would become of guests, for the picture of the topology. */
