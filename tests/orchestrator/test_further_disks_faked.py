@@ -63,6 +63,12 @@ def test_another_place_in_the_list_means_nothing(up: Lab) -> None:
     assert plugged(up) == []
 
 
+def test_a_disk_without_data_does_not_stay(up: Lab) -> None:
+    """The next build removes it."""
+    with_disks(up, "")
+    assert "stays" not in up.text(up.must(Up()))
+
+
 def test_the_disk_of_a_removed_entry_stays_and_is_used_again(up: Lab) -> None:
     disk = up.disk("db.data.qcow2")
     up.world.disks[disk] = FakeDisk(written=True)

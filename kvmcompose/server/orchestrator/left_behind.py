@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from kvmcompose.core.deployment import Level
+from kvmcompose.core.errors import KvmComposeError
 from kvmcompose.core.names import first_few
 from kvmcompose.effects.threads import in_thread
 from kvmcompose.hosts.blob_store import Inventory
@@ -14,7 +15,7 @@ from kvmcompose.providers.drivers import HostDrivers
 from kvmcompose.server.action_log import ActionLog
 from kvmcompose.server.orchestrator.context import Context
 from kvmcompose.server.orchestrator.stages import shielded
-from kvmcompose.server.orchestrator.testbed import LoadedTestbed
+from kvmcompose.server.orchestrator.testbed import LoadedGuest, LoadedTestbed
 from kvmcompose.server.orchestrator.volumes import volumes_on
 
 
@@ -29,6 +30,8 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
         host = guest.state.testbed_host
         if host == main:
             left.add(disk)
+            if await _is_empty(context, before, guest, disk):
+                continue  # the build removes it
         is_gone = guest.name not in after.guests
         is_shared = disk in guest.shared_disks
         if host == main and context.member is None:
@@ -42,6 +45,17 @@ async def name_left(context: Context, before: LoadedTestbed, after: LoadedTestbe
     for text in _volumes_left(before, after):
         log.say(text, Level.WARNING)
     await in_thread(note_left, context.folder, main, left, known)
+
+
+async def _is_empty(context: Context, testbed: LoadedTestbed, guest: LoadedGuest, disk: str) -> bool:
+    """Return whether nothing was written to a disk that guests do not share, as far as that can be seen."""
+    if context.member is not None or disk not in guest.image_disks:
+        return False
+    drivers = context.host_of(guest, testbed)
+    try:
+        return await drivers.disks.pristine(context.folder_on(drivers) / disk)
+    except KvmComposeError:
+        return False
 
 
 def _volumes_left(before: LoadedTestbed, after: LoadedTestbed) -> Iterator[str]:
