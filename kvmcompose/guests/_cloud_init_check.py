@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import posixpath
 import re
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
 _LISTS = ("users", "bootcmd", "runcmd")
 #: Short keys: cloudbase-init has other names, or none, for what they are translated to.
 _NOT_IN_WINDOWS = ("packages", "users", "files", "timezone", "ntp", "ca_certs", "apt", "dnf")
+#: Of keys that are given several times, so many are named.
+_MOST_HIDDEN = 10
 #: So many characters of a value are shown.
 _SHOWN = 40
 #: With more, a file is not checked by the schema, which would take long.
@@ -254,7 +257,9 @@ class _Data(msgspec.Struct, frozen=True):
                 f"{self.file!r} is of no format that cloud-init knows",
                 Location(str(self.file), 1, 1),
                 wanted=_FORMATS,
-                hint=f"the first line of a cloud-config is {CLOUD_CONFIG}",
+                hint="it begins with a byte-order mark: save it as UTF-8 without one"
+                if data.startswith(codecs.BOM_UTF8)
+                else f"the first line of a cloud-config is {CLOUD_CONFIG}",
                 code="bad-user-data",
             )
         if kind != CLOUD_CONFIG_TYPE:
@@ -271,6 +276,14 @@ class _Data(msgspec.Struct, frozen=True):
             message = f"{self.file!r} has no mapping at its top"
             yield self._complaint(message, Location(str(self.file), 1, 1), code="bad-user-data")
         else:
+            for name, location in found.hidden[:_MOST_HIDDEN]:
+                yield self._complaint(
+                    f"{name!r} is given again below, and only the last one is read",
+                    location,
+                    hint="join the two",
+                    severity=Severity.WARNING,
+                    code="ignored-key",
+                )
             value = (
                 yaml_value(data.decode()) if self.key == NETWORK_CONFIG and found.are_few_aliases else None
             )

@@ -29,7 +29,7 @@ _MOST_ALIASES = 10
 class YamlPlaces(msgspec.Struct, frozen=True):
     """The values of a YAML document by their paths; ``root`` and ``keys`` (at its top, merged ones included)
     are of these kinds: ``mapping``, ``list``, ``value``. ``flaw`` is what is wrong with the syntax, at its
-    location.
+    location. ``hidden``: keys at its top that are not read, because the same key follows.
     """
 
     root: str = ""
@@ -37,6 +37,7 @@ class YamlPlaces(msgspec.Struct, frozen=True):
     places: dict[tuple[str | int, ...], Location] = {}
     flaw: tuple[str, Location] | None = None
     aliases: int = 0
+    hidden: tuple[tuple[str, Location], ...] = ()
 
     @property
     def are_few_aliases(self) -> bool:
@@ -92,7 +93,8 @@ def yaml_places(text: str, name: str) -> YamlPlaces:
         return YamlPlaces(flaw=_flaw(error, name))
     finally:
         loader.dispose()
-    return YamlPlaces(_KINDS.get(type(root), ""), keys, places, aliases=loader.aliases)
+    hidden = tuple((key.value, _location(name, key.start_mark)) for key in _hidden(root))
+    return YamlPlaces(_KINDS.get(type(root), ""), keys, places, aliases=loader.aliases, hidden=hidden)
 
 
 def yaml_value(text: str) -> Any:
@@ -153,6 +155,15 @@ def _entries(root: Any) -> Iterator[tuple[Any, Any]]:
                 found.add(key.value)
                 yield key, value
         pending += reversed([*_merged(node)])
+
+
+def _hidden(root: Any) -> Iterator[Any]:
+    """Yield the keys of a mapping that are given again later; those that it merges give way anyway."""
+    seen: set[str] = set()
+    for key, _ in reversed(root.value if isinstance(root, yaml.MappingNode) else ()):
+        if key.value in seen and key.tag != _MERGE:
+            yield key
+        seen.add(key.value)
 
 
 def _merged(node: Any) -> Iterator[Any]:

@@ -55,6 +55,10 @@ _HINTS = (
     ("Cannot set up guest memory", "the host has too little memory for another guest"),
     ("No space left on device", "make room on the host: df -h"),
     (
+        "hugetlbfs filesystem is not mounted",
+        "mount -t hugetlbfs none /dev/hugepages, and restart libvirtd, which looks for it when it starts",
+    ),
+    (
         "while writing VM state",
         "is the host's disk full? What was written stays in it until another snapshot is created and deleted",
     ),

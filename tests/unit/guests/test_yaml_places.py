@@ -75,3 +75,9 @@ def test_chains_of_merges_take_no_time_of_the_square_of_their_length() -> None:
     found = yaml_places(f"k0: &k0 {{}}\n{chain}<<: *k2999\n", "f")
     assert len(found.keys) == 3000 + 2999
     assert time.process_time() - began < 10
+
+
+def test_keys_that_are_not_read_are_named() -> None:
+    found = yaml_places("a: &a {x: 1}\nruncmd: [one]\nb: 1\nruncmd: [two]\n<<: *a\n", "f")
+    assert [(name, place.line) for name, place in found.hidden] == [("runcmd", 2)]
+    assert found.keys == {"a": "mapping", "b": "value", "runcmd": "list", "x": "value"}
