@@ -276,7 +276,9 @@ def lab(place: Path, real_host: TestHost, micro_image: Path) -> Iterator[Callabl
     )  # fmt: skip
 
 
-def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], real_host: TestHost) -> None:
+def test_a_members_testbed_lives_in_a_tree_of_roots(
+    lab: Callable[..., Path], real_host: TestHost, place: Path
+) -> None:
     folder = lab(
         ["up", {}, True],
         ["status", {}, "running"],
@@ -288,6 +290,16 @@ def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], re
         ["snapshot", {"verb": "create", "name": "one", "guests": ["golden-0"]}, True],
         ["up", {}, True],
         ["down", {}, True],
+    )
+    assert not (folder / ".kvm-compose/consoles").exists()
+    assert not (folder / ".kvm-compose/known_hosts").exists()
+    # from here on, what is the server's in every other project is a link to root's own folder
+    private, bait = folder / ".kvm-compose", place / "bait"
+    bait.mkdir(mode=0o700)
+    private.rename(folder / "private")
+    private.symlink_to(bait)
+    os.chown(private, ANN, 61_000, follow_symlinks=False)
+    lab(
         ["up", {}, True],
         ["exec", {"guest": "web", "argv": ["cat", "/etc/set-up"]}, True],
         ["snapshot", {"verb": "restore", "name": "one", "guests": ["golden-0"]}, True],
@@ -299,24 +311,17 @@ def test_a_members_testbed_lives_in_a_tree_of_roots(lab: Callable[..., Path], re
     assert real_host.run(["stat", "-c", "%a", f"{tree}/.kvm-compose/known_hosts"]).stdout.strip() == "644"
     for path in folder.rglob("*"):  # nothing was written, nobody's owner or mode changed
         assert path.lstat().st_uid == ANN, path
-    assert not (folder / ".kvm-compose/consoles").exists()
-    assert not (folder / ".kvm-compose/known_hosts").exists()
     lab(["down", {"purge": True}, True])
+    assert list(bait.iterdir()) == []
     assert real_host.run(["ls", "-A", "/var/lib/kvm-compose/.hosted"]).stdout.strip() == ""
     assert real_host.run(["docker", "ps", "-aq"]).stdout == ""
 
 
 def test_links_of_a_members_lead_root_nowhere(lab: Callable[..., Path], place: Path) -> None:
     folder = place / "lab"
-    secret, bait = place / "shadow", place / "bait"
+    secret = place / "shadow"
     secret.write_bytes(b"root:secret\n" * 100)
     secret.chmod(0o600)
-    bait.mkdir(mode=0o700)
-    private = folder / ".kvm-compose"
-    private.rename(folder / "private")
-    private.symlink_to(bait)
-    lab(["up", {}, True], ["down", {"purge": True}, True])
-    assert list(bait.iterdir()) == []
     before = secret.stat()
     for name in ("web-cloud-init.iso", "web-cloud-init.img", "web-domain.xml"):
         artefact = folder / "artefacts" / name
