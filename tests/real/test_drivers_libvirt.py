@@ -25,6 +25,8 @@ from kvmcompose.providers.real import RealDrivers
 
 pytestmark = pytest.mark.real
 
+_LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
+
 
 @pytest.fixture
 def project(tmp_path: Path, micro_image: Path, ssh_key: Path) -> Path:
@@ -318,7 +320,7 @@ async def kill_at_random(folder: str, rounds: int) -> None:
 
 
 def test_libvirtd_is_killed_at_any_moment(real_host: TestHost, project: Path) -> None:
-    driven.inside(real_host, kill_at_random, folder=project, rounds=8)
+    driven.inside(real_host, kill_at_random, folder=project, rounds=8 if _LONG else 4)
 
 
 async def nobody_answers(uri: str) -> None:
