@@ -9,6 +9,7 @@ const SESSION_OVER = 1008;
 const ENDED = 1000;
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 8000;
+const MOST_SETTLING_MS = 2000;
 
 /** An error that the server describes, or one on the way to it (status 0). */
 export class ApiProblem extends Error {
@@ -38,6 +39,14 @@ export function setSessionKey(key: string | null): void {
   else localStorage.setItem(KEY, key);
 }
 
+/** Settled for each connection that was asked for, when it is there or refused. */
+const connecting = new Set<Promise<void>>();
+
+/** Wait until all connections that were asked for are there, or refused; not for a server that hangs. */
+async function settledSockets(): Promise<void> {
+  await Promise.race([Promise.all(connecting), new Promise((done) => setTimeout(done, MOST_SETTLING_MS))]);
+}
+
 /** Settled when the session that is being begun, if any, has a key. */
 let exchange: Promise<void> | null = null;
 
@@ -46,7 +55,9 @@ let exchange: Promise<void> | null = null;
  * would have the key of the one and the cookie of the other. Throws ApiProblem.
  */
 export async function newSession<T extends { key: string }>(secret: unknown): Promise<T> {
-  const asking = request("POST", "/api/session", secret).then((response) => response.json() as Promise<T>);
+  const asking = settledSockets()
+    .then(() => request("POST", "/api/session", secret))
+    .then((response) => response.json() as Promise<T>);
   const settled = asking
     .then(
       ({ key }) => setSessionKey(key),
@@ -145,6 +156,12 @@ export function openSocket(path: string): WebSocket {
     key === null ? ["kvm-compose"] : ["kvm-compose", `key.${key}`],
   );
   socket.binaryType = "arraybuffer";
+  const settled = new Promise<void>((done) => {
+    socket.addEventListener("open", () => done());
+    socket.addEventListener("close", () => done());
+  });
+  connecting.add(settled);
+  void settled.then(() => connecting.delete(settled));
   socket.addEventListener("close", async ({ code }) => {
     if (code !== SESSION_OVER) return;
     await exchange;
@@ -212,6 +229,12 @@ export function follow(path: () => string, follower: Follower): () => void {
     stopped = true;
     removeEventListener("online", soon);
     clearTimeout(timer);
-    socket?.close();
+    if (socket !== null) leave(socket);
   };
+}
+
+/** Close a connection: once it is there, as browsers complain of one that is closed before. */
+export function leave(socket: WebSocket): void {
+  if (socket.readyState === WebSocket.CONNECTING) socket.addEventListener("open", () => socket.close());
+  else socket.close();
 }

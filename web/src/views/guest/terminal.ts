@@ -2,7 +2,7 @@
 
 import { FitAddon } from "@xterm/addon-fit";
 import { type ITheme, Terminal } from "@xterm/xterm";
-import { call, openSocket, sessionKey } from "../../api";
+import { call, leave, openSocket, sessionKey } from "../../api";
 import type { ConsoleOpened, ShellEnded } from "../../types";
 import { avoidInlineStyles } from "./inline_styles";
 import { isWayOut } from "./keys";
@@ -169,7 +169,7 @@ export class GuestTerminal {
     this.#socket = null;
     this.#answers = false;
     this.#terminal.options.disableStdin = true;
-    socket?.close();
+    if (socket !== null) leave(socket);
   }
 
   readonly #paint = () => {
