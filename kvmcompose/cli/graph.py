@@ -121,12 +121,15 @@ def _png(svg: str) -> bytes:
 
 def _topology(project: Project) -> Graph:
     from kvmcompose.core.state import decode_state, encode_state
-    from kvmcompose.drawing.graph import topology
+    from kvmcompose.drawing.graph import sharing, topology
+    from kvmcompose.guests import guest_kind
     from kvmcompose.networks import drawing
 
     # as read back: dialects draw from that, for a server that has no more
     state = decode_state(encode_state(project.compiled.state))
-    return topology(state, drawing(state))
+    guests = state.testbed_guests.items()
+    runs = {name: guest_kind(guest.kind).deployable(guest, state.shared) for name, guest in guests}
+    return topology(state, drawing(state), sharing(runs))
 
 
 def _tasks(project: Project) -> Graph:

@@ -19,6 +19,12 @@ def shared_disk_path(name: str) -> str:
     return name.join(_SHARED_DISK)
 
 
+def shared_disk_name(path: str) -> str:
+    """Return the name of the disk that guests share in this file."""
+    start, end = _SHARED_DISK
+    return path.removeprefix(start).removesuffix(end)
+
+
 def is_shared_disk(path: str) -> bool:
     """Return whether a path relative to the project folder is that of a disk that guests share."""
     start, end = _SHARED_DISK

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
+from kvmcompose.core.artefact import shared_disk_name
+from kvmcompose.core.deployable import DeployableGuest, DomainGuest
+from kvmcompose.core.names import first_few
 from kvmcompose.core.state import State
 
 
@@ -46,6 +50,7 @@ class Drawing(msgspec.Struct, frozen=True):
     segments: Mapping[str, str]
 
 
+_NONE: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 #: How the kinds of guests are drawn that are no virtual machines.
 _GUESTS = {"docker": "container"}
 _DOT_SHAPES = {
@@ -68,15 +73,17 @@ _MERMAID_SHAPES = {
 }
 
 
-def topology(state: State, drawing: Drawing) -> Graph:
+def topology(state: State, drawing: Drawing, details: Mapping[str, tuple[str, ...]] = _NONE) -> Graph:
     """Return the guests on the network, with their addresses. ``drawing`` is the network of the state.
+
+    ``details`` are what else is said of guests, by name.
 
     Interfaces on what the network does not have, in the record of what is up, are left out.
     """
     nodes, edges = [*drawing.nodes], [*drawing.edges]
     for guest in state.testbed_guests.values():
         kind = "golden image" if guest.is_golden_image else _GUESTS.get(guest.kind, "guest")
-        nodes.append(Node(guest.name, kind, guest.testbed_host))
+        nodes.append(Node(guest.name, kind, guest.testbed_host, details.get(guest.name, ())))
         edges += [
             Edge(guest.name, drawing.segments[nic.bridge], ", ".join(nic.addresses))
             for nic in guest.interfaces
@@ -86,6 +93,21 @@ def topology(state: State, drawing: Drawing) -> Graph:
         if golden is not None:
             edges.append(Edge(golden, guest.name, "clone"))
     return Graph(tuple(nodes), tuple(edges), False, tuple(state.testbed_hosts))
+
+
+def sharing(guests: Mapping[str, DeployableGuest | None]) -> dict[str, tuple[str, ...]]:
+    """Return a line for each disk that a guest shares with others: whom, by guest."""
+    owners: dict[str, list[str]] = {}
+    for name, run in guests.items():
+        for path in run.shared_disks if isinstance(run, DomainGuest) else ():
+            owners.setdefault(path, []).append(name)
+    lines: dict[str, tuple[str, ...]] = {}
+    for path, names in owners.items():
+        for name in names:
+            others = [each for each in names if each != name]
+            text = f"shared with {first_few(others)}" if others else "which no other guest has yet"
+            lines[name] = (*lines.get(name, ()), f"disk {shared_disk_name(path)}, {text}")
+    return lines
 
 
 def distinct(names: Iterable[tuple[str, str]], guests: Iterable[str]) -> dict[tuple[str, str], str]:

@@ -13,7 +13,7 @@ from kvmcompose.core.picture import PictureEdge, PictureInterface, PictureNode, 
 from kvmcompose.core.state import State
 from kvmcompose.drawing.fold import Folded, fold, machine_of
 from kvmcompose.drawing.geometry import layout
-from kvmcompose.drawing.graph import Graph, topology
+from kvmcompose.drawing.graph import Graph, sharing, topology
 from kvmcompose.drawing.places import Grid, arrange
 from kvmcompose.drawing.svg import to_page_svg
 from kvmcompose.effects.files import digest_bytes
@@ -79,7 +79,8 @@ def _tag(document: bytes, places: dict[str, bytes | None], opened: Collection[st
 def _draw(testbed: LoadedTestbed, before: dict[str, bytes | None], opened: Collection[str]) -> _Drawn:
     state = testbed.state
     try:
-        graph = topology(state, drawing(state))
+        details = sharing({name: each.run for name, each in testbed.guests.items()})
+        graph = topology(state, drawing(state), details)
     except (KeyError, ValueError, StopIteration, msgspec.MsgspecError) as error:
         raise RefusedError(
             f"state.json does not fit together: {error!r}", hint="rebuild it: kvm-compose generate"

@@ -9,8 +9,12 @@ from kvmcompose.core.artefact import Literal, Policy
 from kvmcompose.core.deployable import DomainGuest, SharedDisk
 from kvmcompose.core.errors import InputError
 from kvmcompose.core.state import State, decode_state, encode_state
+from kvmcompose.drawing.geometry import layout
+from kvmcompose.drawing.graph import sharing, topology
+from kvmcompose.drawing.places import arrange
+from kvmcompose.drawing.svg import to_svg
 from kvmcompose.guests import guest_kind
-from kvmcompose.networks import dialect
+from kvmcompose.networks import dialect, drawing
 from kvmcompose.pipeline.compile import Compiled
 from kvmcompose.privileges import Xml, of_disks, of_domain
 
@@ -57,6 +61,24 @@ def test_guests_with_an_entry_of_one_name_have_one_file() -> None:
         assert run.shared_disks == {FILE: SharedDisk(1)}, name
         assert FILE in run.disks
         assert FILE not in run.image_disks, "it is raw, whatever is in it"
+
+
+def test_pictures_say_who_shares_a_disk() -> None:
+    alone = "{name: alone, size_gigabytes: 1, shareable: true}"
+    state = decode_state(encode_state(compiled(f"{QUORUM}, {alone}", QUORUM, QUORUM).state))
+    guests = state.testbed_guests.items()
+    details = sharing({name: guest_kind(each.kind).deployable(each, state.shared) for name, each in guests})
+    graph = topology(state, drawing(state), details)
+    found = {node.name: node.details for node in graph.nodes if node.name in state.testbed_guests}
+    assert found == {
+        "one": ("disk quorum, shared with two, node-0, node-1", "disk alone, which no other guest has yet"),
+        "two": ("disk quorum, shared with one, node-0, node-1",),
+        "node": (),
+        "node-0": ("disk quorum, shared with one, two, node-1",),
+        "node-1": ("disk quorum, shared with one, two, node-0",),
+    }
+    svg = to_svg(graph, layout(graph, arrange(graph)), "lab")
+    assert svg.count("disk quorum, shared with") == 4
 
 
 def test_a_golden_image_has_no_disk_of_others() -> None:

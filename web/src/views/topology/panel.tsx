@@ -120,6 +120,9 @@ function AboutGuest({ testbed, states, node, choose }: Props & { node: PictureNo
       <div class="actions">
         <a href={linkTo(testbed.name, "guests", node.name)}>Console, charts and more</a>
       </div>
+      {node.details.map((line) => (
+        <p key={line}>{line}</p>
+      ))}
       {node.interfaces.length > 0 && (
         <>
           <h3>Interfaces</h3>
