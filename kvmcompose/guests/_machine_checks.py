@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from kvmcompose.core.errors import Complaint
-from kvmcompose.guests._firmware import check_firmware
+from kvmcompose.guests._firmware import USUAL_ARCH, check_firmware
 from kvmcompose.guests._machine import (
     PAGE_SIZES,
     CpuTopologyKeys,
@@ -24,6 +25,15 @@ _WITH_VRAM = ("vga", "cirrus", "vmvga", "qxl", "bochs")
 #: In MiB.
 _BOCHS_VRAM = (4, 8, 16, 32, 64, 128, 256)
 _ARM_VIDEO = ("virtio", "ramfb", "bochs", "none")
+#: Models of the one architecture that the other does not have, by what their names start with.
+_MODELS = {
+    "aarch64": re.compile(r"cortex-|neoverse-|a64fx|falkor|thunderx|kunpeng|ft-2000|tengyun", re.IGNORECASE),
+    "x86_64": re.compile(
+        r"(conroe|penryn|nehalem|westmere|sandybridge|ivybridge|haswell|broadwell|skylake|cascadelake|cooperlake"
+        r"|icelake|snowridge|denverton|sapphirerapids|graniterapids|opteron|epyc|dhyana|(qemu|kvm)(32|64)$)",
+        re.IGNORECASE,
+    ),
+}
 #: No guest has more processors, so that a range of them is cheap to write out.
 _MOST_CPUS = 512
 
@@ -117,6 +127,17 @@ def _check_cpu(keys: MachineKeys, at: _Path, cpus: int) -> Iterator[Complaint]:
             f"a model, with the mode {cpu.mode}",
             cpu.model,
             hint="leave 'mode' out: with a model it is custom",
+        )
+    arch = keys.arch or USUAL_ARCH
+    other = next(
+        (name for name, models in _MODELS.items() if name != arch and models.match(cpu.model or "")), None
+    )
+    if other is not None:
+        yield _conflict(
+            (*at, "cpu", "model"),
+            f"a model of {other}, and the guest is {arch}",
+            cpu.model,
+            hint=f"virsh domcapabilities --arch {arch} lists those that a host has",
         )
     if cpu.topology is not None and (product := _product(cpu.topology)) != cpus:
         yield _conflict(

@@ -186,7 +186,8 @@ def _wrong(problem: str, node: Any) -> yaml.MarkedYAMLError:
 
 def _flaw(error: yaml.YAMLError, name: str) -> tuple[str, Location]:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    words = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+    told = (getattr(error, key, None) for key in ("problem", "context", "reason"))  # of ReaderError: reason
+    words = next(filter(None, told), str(error))
     if isinstance(error, ComposerError) and error.context is not None:
         context = error.context.removesuffix("; first occurrence")
         words = context if context != error.context else f"{context}, {words}"

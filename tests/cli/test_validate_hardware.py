@@ -44,6 +44,8 @@ WRONG = {
     "policy of nobody": ("cpu: {features: {vmx: yes}}", "bad-value", "cpu.features.vmx", "require"),
     "bad feature": ("cpu: {features: {'v x': require}}", "bad-name", "cpu.features.v x", "a feature"),
     "Windows on Arm": ("arch: aarch64\n      hyperv: true", _CONFLICT, "hyperv", "aarch64"),
+    "CPU of a PC on Arm": ("arch: aarch64\n      cpu: {model: Nehalem}", _CONFLICT, "cpu.model", "of x86_64"),
+    "CPU of Arm on a PC": ("cpu: {model: cortex-a72}", _CONFLICT, "cpu.model", "of aarch64"),
     "screen of a PC on Arm": ("arch: aarch64\n      video: vga", _CONFLICT, "video", "aarch64"),
     "nodes with less memory": (
         "numa: [{cpus: 0-3, memory_mb: 256}]", _CONFLICT, "numa", "512 MiB, as memory_mb",

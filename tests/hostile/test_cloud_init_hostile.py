@@ -88,6 +88,7 @@ def test_a_pipe_and_a_large_file_are_refused(tmp_path: Path) -> None:
         ("#cloud-config\nx: &x [date]\nruncmd: *x\n", None),
         ("#cloud-config\nx: &x {}\nusers: *x\n", "'users' is no list"),
         ("hello\n", "of no format that cloud-init knows"),
+        ('#cloud-config\na: "\0"\n', "control characters are not allowed [yaml-syntax]"),
         ("\xef\xbb\xbf#cloud-config\n", "byte-order mark"),
         ("#cloud-config\n- a\n", "no mapping at its top"),
         ("\x1f\x8b\x08nonsense", "gzip"),
