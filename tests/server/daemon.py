@@ -1,4 +1,7 @@
-"""A server in a process of its own."""
+"""A server in a process of its own, forked: to import what a server needs takes a second of a processor.
+
+Servers that start as those of users are in ``test_embedded.py`` and in tests that put a program before them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from forked import Forked
 from kvmcompose.client.address import Address
 from kvmcompose.client.remote import RemoteServer
+
+_PYTHON = [sys.executable, "-m", "kvmcompose"]
 
 
 def soonest(ask: Callable[[], object]) -> float:
@@ -25,7 +31,10 @@ def soonest(ask: Callable[[], object]) -> float:
 
 
 class Daemon:
-    """``kvm-compose server --fake``; ``root`` is the folder of projects."""
+    """``kvm-compose server --fake``; ``root`` is the folder of projects.
+
+    Unless it is ``forked``, or where a program comes before it in its command line, Python starts for it.
+    """
 
     def __init__(
         self,
@@ -33,17 +42,19 @@ class Daemon:
         root: Path,
         options: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        *,
+        forked: bool = True,
     ) -> None:
         self.state = state
         named = options.index("--socket") + 1 if "--socket" in options else 0
         self.socket = Path(options[named]) if named else state / "server.sock"
         self.log = root / "server.log"
         self._argv = [
-            sys.executable, "-m", "kvmcompose", "server", "--fake",
-            "--state-dir", str(state), "--project-root", str(root), *options,
+            *_PYTHON, "server", "--fake", "--state-dir", str(state), "--project-root", str(root), *options,
         ]  # fmt: skip
         self._environment = {**os.environ, **(environment or {})}
-        self.process: subprocess.Popen[bytes] | None = None
+        self._forked = forked
+        self.process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
         """Start it and wait until it reports that it serves; its socket exists a little earlier."""
@@ -62,6 +73,11 @@ class Daemon:
         raise AssertionError(self.said)
 
     def spawn(self) -> None:
+        start, words = self._argv[: len(_PYTHON)], self._argv[len(_PYTHON) :]
+        if self._forked and start == _PYTHON:
+            self.log.touch()
+            self.process = Forked(words, self._environment, self.log)
+            return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._argv, stdout=log, stderr=log, env=self._environment, stdin=subprocess.DEVNULL

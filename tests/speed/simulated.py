@@ -53,7 +53,7 @@ class SimulatedTestbed:
         }
         self.bench: Bench = new_bench(root, "lab", files)
         self.generate()
-        self.daemon = Daemon(root / "server", root, environment=environment(root))
+        self.daemon = Daemon(root / "server", root, environment=environment(root), forked=False)
 
     def generate(self) -> None:
         """Write the artefacts."""
