@@ -121,7 +121,9 @@ def test_a_bridge_that_is_gone_is_the_cause_that_is_named(lab: FakeLab, visit: V
     visit.check_accessible()
     visit.check_fits(390, 1280)
     trouble.get_by_role("link", name="Plan a repair").click()
-    expect(page.get_by_role("button", name="Up", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Carry out this plan")).to_be_visible(timeout=60_000)
+    # the cause comes before the guests that need it
+    expect(page.get_by_role("region", name="What runs").locator("h3").first).to_have_text("h1")
     lab.up()
     visit.go("lab")
     expect_state(page, "g001", "running")

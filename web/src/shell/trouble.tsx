@@ -46,7 +46,9 @@ export function Trouble({ testbed }: { testbed: Testbed }) {
       {failed !== null && (
         <a href={linkTo(testbed.name, "change", failed.uuid)}>What {spokenOf(failed)} did</a>
       )}
-      <a href={linkTo(testbed.name, "change")}>{isDegraded ? "Plan a repair" : "Plan and up"}</a>
+      <a href={linkTo(testbed.name, "change", isDegraded ? "plan" : "")}>
+        {isDegraded ? "Plan a repair" : "Plan and up"}
+      </a>
     </section>
   );
 }

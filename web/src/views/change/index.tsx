@@ -20,6 +20,8 @@ import { NO_OPTIONS, Options, type Wanted } from "./options";
 import { type ConsentRequest, isEmpty, marksOf, type PlanDocument } from "./plan";
 import { PlanReport } from "./report";
 
+/** What the view is of where it shows a plan at once, beside UUIDs of actions. */
+const PLAN = "plan";
 /** The plan that was made last: it can be looked at in the picture, too, and be carried out afterwards. */
 const reviewed = signal<{ lab: string; plan: PlanDocument } | null>(null);
 effect(() => {
@@ -80,6 +82,11 @@ export default function Change({ testbed, of }: ViewProps) {
       planning.value = false;
     }
   };
+
+  // who follows a link to a plan wants to see it; to plan changes nothing
+  useEffect(() => {
+    if (of === PLAN && plan === null && !building && running === null) void ask();
+  }, [of]);
 
   const up = async (consents: string[] = []): Promise<void> => {
     const asked = consents.length === 0 ? (plan?.consent ?? null) : null;
@@ -205,8 +212,8 @@ export default function Change({ testbed, of }: ViewProps) {
       {problem.value !== null && <Problem problem={problem.value} />}
       {own !== undefined && <BuildReport build={own.build} />}
       {plan !== null && <PlanReport testbed={testbed} plan={plan} />}
-      {of !== "" && <ActionReport testbed={testbed} uuid={of} key={of} />}
-      <History testbed={testbed} shown={of} />
+      {of !== "" && of !== PLAN && <ActionReport testbed={testbed} uuid={of} key={of} />}
+      <History testbed={testbed} shown={of === PLAN ? "" : of} />
     </div>
   );
 }
