@@ -25,7 +25,7 @@ from kvmcompose.effects.process import Coprocess
 from kvmcompose.render.templates import OWN_HINT, Templates, refers
 
 #: Processor time for one text, in seconds; one of ours takes a thousandth.
-CPU_SECONDS = 5
+CPU_SECONDS = 5.0
 #: Address space of the process, and the size of a text, in bytes.
 _MEMORY = 512 << 20
 _TEXT_LIMIT = 32 << 20
@@ -87,7 +87,7 @@ class ConfinedTemplates(SteadyTemplates):
             status = process.end()
             self._process = None
             why = (
-                f"it takes more than {CPU_SECONDS} s"
+                f"it takes more than {CPU_SECONDS:g} s"
                 if status == -signal.SIGPROF
                 else "it cannot be rendered"
             )
@@ -97,7 +97,7 @@ class ConfinedTemplates(SteadyTemplates):
             return _Answer(trouble=self._refused[name])
 
     def _start(self) -> Coprocess:
-        process = Coprocess([sys.executable, "-P", "-m", __name__])
+        process = Coprocess([sys.executable, "-P", "-m", __name__, str(CPU_SECONDS)])
         weakref.finalize(self, process.end)
         _send(process.stdin, msgspec.msgpack.encode(self._texts))
         self._process = process
@@ -133,8 +133,8 @@ def _confine() -> None:
         resource.setrlimit(limit, (least, least))
 
 
-def _serve() -> None:
-    """Answer requests until there are none."""
+def _serve(seconds: float) -> None:
+    """Answer requests until there are none; each may take so much processor time."""
     inlet, outlet = os.fdopen(0, "rb"), os.fdopen(1, "wb")
     texts = msgspec.msgpack.decode(
         _exactly(inlet, _LENGTH.unpack(_exactly(inlet, 4))[0]), type=dict[str, str]
@@ -147,7 +147,7 @@ def _serve() -> None:
             request = _exactly(inlet, _LENGTH.unpack(_exactly(inlet, 4))[0])
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # its signal is not caught
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal is not caught
         answer = _work(templates, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(outlet, msgspec.msgpack.encode(answer))
@@ -171,4 +171,4 @@ def _work(templates: Templates, request: bytes) -> _Answer:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(float(sys.argv[1]))
