@@ -95,8 +95,16 @@ def assert_clean(bench: Bench, expected: dict[str, bytes | str]) -> None:
     assert bench.plan() == {}
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-@pytest.mark.parametrize("after", [1, 20, 100])
+#: When a build is killed, by the artefacts that it made, and its workers: in `make test-long` with the other
+#: number of workers, too; at any moment in tests/truth/test_crash.py.
+MOMENTS = [
+    pytest.param(after, jobs, marks=() if jobs == usual else pytest.mark.long_only)
+    for after, usual in ((1, "1"), (20, "2"), (100, "1"))
+    for jobs in ("1", "2")
+]
+
+
+@pytest.mark.parametrize(("after", "jobs"), MOMENTS)
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_after_a_kill_the_next_build_comes_out_clean(
     tmp_path: Path, signum: signal.Signals, after: int, jobs: str, expected: dict[str, bytes | str]

@@ -129,8 +129,19 @@ def test_completion_leaves_no_trace(lab: Bench) -> None:
     assert (seen(lab.folder), seen(home)) == before
 
 
-@pytest.mark.parametrize("victim", ["keys", "empty", "places.sqlite", "not-there"])
-@pytest.mark.parametrize("name", FILES)
+VICTIMS = ["keys", "empty", "places.sqlite", "not-there"]
+#: Those of the ledger link to each of them; each other file to one, and to all in `make test-long`.
+LINKS = [
+    pytest.param(
+        name, victim,
+        marks=() if "ledger.sqlite" in name or at == number % len(VICTIMS) else pytest.mark.long_only,
+    )
+    for number, name in enumerate(FILES)
+    for at, victim in enumerate(VICTIMS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "victim"), LINKS)
 def test_nothing_is_written_through_a_link_in_the_private_folder(name: str, victim: str, lab: Bench) -> None:
     home = victims(lab.root)
     (lab.folder / ".kvm-compose").mkdir()

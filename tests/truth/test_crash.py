@@ -23,7 +23,7 @@ import pytest
 from golden.bench import Bench, environment, new_bench, settle
 
 _LONG = bool(os.environ.get("KVM_COMPOSE_TEST_LONG"))
-KILLS = 200 if _LONG else 40
+KILLS = 200 if _LONG else 20
 #: So many times bytes of a file are changed at random.
 _DAMAGES = 20 if _LONG else 5
 #: So many kills hit the same project, one after the other.
@@ -187,7 +187,7 @@ def test_after_a_kill_at_any_moment_the_next_build_comes_out_clean(
 def test_a_build_that_is_told_to_stop_keeps_what_it_made(
     memory_root: Path, tmp_path: Path, signum: signal.Signals, jobs: str
 ) -> None:
-    bench = project(memory_root / f"stopped-{signum}-{jobs}", 300)
+    bench = project(memory_root / f"stopped-{signum}-{jobs}", 150)
     expected = clean_build(bench, tmp_path / "clean")
     process = start(bench, "--jobs", jobs)
     wait_until(lambda: process.poll() is not None or made(bench) >= 3)
@@ -198,10 +198,10 @@ def test_a_build_that_is_told_to_stop_keeps_what_it_made(
     assert b"Traceback" not in err
     assert list(bench.folder.rglob(".kvm-compose-staged-*")) == []
     here = made(bench)
-    assert here < 900
+    assert here < 450
     done = bench.generate()
     again = [path for path in done if path.startswith("artefacts/g")]
-    assert len(again) == 900 - here, "what was made before is not made again"
+    assert len(again) == 450 - here, "what was made before is not made again"
     assert_as_clean(bench, expected)
 
 
@@ -351,7 +351,7 @@ def test_a_broken_ledger_costs_a_line_and_at_most_a_rebuild(lab: Bench, how: str
     ledger = lab.folder / ".kvm-compose/ledger.sqlite"
     LEDGERS[how](ledger)
     for words in (("plan",), ("list", "--all", "--status"), ("why", "state")):
-        ran = lab.spawn(*words)
+        ran = lab.run(*words)
         assert "Traceback" not in ran.said, ran.said
         assert ran.status == 0, ran.said
     ran = lab.spawn("generate")
@@ -360,7 +360,7 @@ def test_a_broken_ledger_costs_a_line_and_at_most_a_rebuild(lab: Bench, how: str
     assert lab.artefacts() == before
     # and a change is not overlooked afterwards
     lab.edit("{name: g1, interfaces: [{bridge: br0}], libvirt: {cpus: 1", EDITED)
-    ran = lab.spawn("generate")
+    ran = lab.run("generate")
     assert ran.status == 0, ran.said
     assert "rebuild  artefacts/g1-domain.xml" in ran.out
     assert lab.artefacts() == clean_build(lab, lab.root / "clean")
@@ -371,7 +371,7 @@ def test_a_ledger_that_cannot_be_read_is_said_in_one_line(lab: Bench, how: str) 
     lab.generate()
     LEDGERS[how](lab.folder / ".kvm-compose/ledger.sqlite")
     lab.write("files/data", "y")
-    ran = lab.spawn("generate")
+    ran = lab.run("generate")
     assert ran.status == 0
     lines = [line for line in ran.err.splitlines() if "ledger" in line]
     assert len(lines) == 1, ran.err
@@ -404,7 +404,7 @@ def test_a_damaged_stamp_is_not_used(lab: Bench, how: str) -> None:
     assert stamp.exists()
     DAMAGED_STAMPS[how](stamp)
     lab.path("g1-domain.xml").unlink()
-    ran = lab.spawn("generate")
+    ran = lab.run("generate")
     assert "Traceback" not in ran.said, ran.said
     assert ran.status == 0, ran.said
     assert "create   artefacts/g1-domain.xml" in ran.out
@@ -465,11 +465,11 @@ def test_hardly_any_room_is_told_in_lines(tmp_path: Path, room: int) -> None:
         assert ran.status in (1, 3)
         assert "Traceback" not in ran.err
         assert re.search("no space left|disk is full|disk I/O error", ran.err, re.IGNORECASE)
-        assert "Traceback" not in there.spawn("list").err
+        assert "Traceback" not in there.run("list").err
         assert not list(there.folder.rglob(".kvm-compose-staged-*"))
         assert not list(there.folder.rglob("*.new*"))
         fill.unlink()
-        assert there.spawn("generate").status == 0
+        assert there.run("generate").status == 0
         assert there.artefacts() == expected
 
 
