@@ -205,6 +205,7 @@ def test_a_snapshot_has_disks_that_the_guest_has_no_longer(running: Running) -> 
     assert running.sum(running.device("data")) == running.written
     running.up()
     assert not running.device("data")
+    project.run("snapshot", "create", "third")  # libvirt 9.0 misses the disk in it when second is deleted
     said = project.run("snapshot", "restore", "first").stderr
     assert "db.more.qcow2 is not in the snapshot and keeps its data" in said
     running.up()
@@ -212,6 +213,7 @@ def test_a_snapshot_has_disks_that_the_guest_has_no_longer(running: Running) -> 
     assert entries() == ["first", "second"]
     project.run("snapshot", "delete", "second")
     assert entries() == ["first"]
+    project.run("snapshot", "delete", "third")
     # with another target
     project.run("down")
     project.run("up")

@@ -206,14 +206,24 @@ def _delete(domain: Any, *, name: str) -> list[str]:
     targets = {disk.path: disk.target for disk in xmls.disks(now)}
     if any(targets.get(path) != target for target, path in then.items()):
         # libvirt looks for the disks of then by their targets; 9.0 crashes where there is no such target
-        snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+        _discard(domain, snapshot, libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
         try:
             snapshot = _redefined(domain, snapshot_xmls.snapshot_with_domain(xml, now))
         except libvirt.libvirtError:
             _redefined(domain, xml)
             raise
-    snapshot.delete()
+    _discard(domain, snapshot)
     return [path for path in then.values() if path not in targets]
+
+
+def _discard(domain: Any, snapshot: Any, flags: int = 0) -> None:
+    """Delete a snapshot. libvirt 9.0 has done so when it misses a disk of it in one that was made since."""
+    name = snapshot.getName()
+    try:
+        snapshot.delete(flags)
+    except libvirt.libvirtError:
+        if _lookup(domain, name) is not None:
+            raise
 
 
 def _redefine(domain: Any, *, xml: str) -> None:
