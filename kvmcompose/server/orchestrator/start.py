@@ -17,6 +17,9 @@ from kvmcompose.server.store import SEED_MARK
 #: So much of a guest's console is shown when it does not come up.
 _CONSOLE_LINES = 30
 
+#: What it means that a guest is in the shell of its firmware.
+_NO_LOADER = "its disks have no loader for UEFI; take an image that has one, or firmware: bios"
+
 
 class Starter:
     """Starts guests."""
@@ -82,10 +85,18 @@ class Starter:
         path, text = await runtime_of(guest).console_end(self._context, self._testbed, guest, _CONSOLE_LINES)
         if not path:
             return
-        for line, level in (
+        lines = [
             (f"the end of {guest.name}'s console ({path}):", Level.INFO),
             (text or "(it printed nothing)", Level.OUTPUT),
-        ):
+        ]
+        if guest.domain is not None and guest.domain.nvram is not None and is_in_uefi_shell(text):
+            lines.append((f"{guest.name} is in the shell of its UEFI: {_NO_LOADER}", Level.WARNING))
+        for line, level in lines:
             self._log.say(
                 line, level, stage=stage, step=f"wait:{guest.name}", guest=guest.name, host=host.name
             )
+
+
+def is_in_uefi_shell(console: str) -> bool:
+    """Return whether the end of a console is that of EDK II where it has found nothing to boot."""
+    return "UEFI Interactive Shell" in console and console.rstrip().endswith("Shell>")
