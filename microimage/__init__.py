@@ -61,6 +61,8 @@ _OPTIONS = (
     " mitigations=off nokaslr no5lvl lsm=capability init_on_alloc=0 audit=0 cryptomgr.notests edd=off"
     # no AVX, whose registers every change from one process to another would save and load
     " noxsave"
+    # QEMU translates code in pieces that end where SMAP is switched, and repeats string instructions by bytes
+    " clearcpuid=erms,smap,smep"
     # nor are the locks of several processors patched out, thousands of places one by one; they cost nothing
     " noreplace-smp"
     # on an overloaded host timer interrupts arrive late: Linux would consider the timer broken and panic, or
