@@ -74,8 +74,11 @@ def test_in_a_container(lab: Lab) -> None:
     shell = Typed(lab, "ssh", "proxy")
     shell.until("# ")
     shell.resize(rows=20, columns=70)
+    end = time.monotonic() + 30
     shell.types("stty size\r")
-    shell.until("20 70\r\n")
+    while "20 70\r\n" not in shell.until("\r\n# "):  # what is typed may be there before the size, as in ssh
+        assert time.monotonic() < end, "the size stays"
+        shell.types("stty size\r")
     shell.types("exit 7\r")
     assert shell.status() == 7
     shell = Typed(lab, "ssh", "proxy")
@@ -94,10 +97,13 @@ class Typed:
         self.other = other
         self.printed = ""
 
-    def until(self, text: str) -> None:
+    def until(self, text: str) -> str:
+        """Return what is printed until that text, which counts once."""
         while text not in self.printed:
             assert select.select([self.terminal], [], [], 30)[0], self.printed
             self.printed += os.read(self.terminal, 4096).decode()
+        found, _, self.printed = self.printed.partition(text)
+        return found + text
 
     def types(self, text: str) -> None:
         os.write(self.terminal, text.encode())
