@@ -276,7 +276,7 @@ class _Recording(LocalRunner):
         self.asked: list[str] = []
 
     async def run(self, argv: Sequence[str], **_options: Any) -> Completed:  # type: ignore[override]
-        self.asked.append(" ".join(argv[-2:]))
+        self.asked.append(" ".join(argv[-3:]))
         return Completed(0, b"", b"")
 
 
@@ -312,7 +312,7 @@ def test_no_process_of_the_host_is_ended_for_one_of_a_container(
             await driven.close()
 
         asyncio.run(ask())
-    assert runner.asked == ([f"{pid} {identity}"] if ended else [])
+    assert runner.asked == ([f"{pid} {identity} TERM"] if ended else [])
 
 
 def test_what_an_engine_reports_of_layers_is_not_kept_for_ever() -> None:
