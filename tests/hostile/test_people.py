@@ -134,6 +134,7 @@ def test_that_a_deployment_exists_is_all_that_others_see(shared: Shared) -> None
         assert seen == {
             "name": "alices", "owner": f"uid {ALICE}", "project_location": "",
             "failed_command": None, "last_action_uuid": None, "condition": None,
+            "drift": 0,
         }  # fmt: skip
     assert ask(shared.socket, ALICE, "GET", "/deployments/alices").json["project_location"]
     assert ask(shared.socket, 0, "GET", "/deployments/alices").json["project_location"]
