@@ -9,8 +9,8 @@ from collections.abc import Callable
 import websocket
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.errors import ServerError, error_of
-from kvmcompose.client.websockets import open_websocket
+from kvmcompose.client.errors import ServerError
+from kvmcompose.client.websockets import open_channel
 from kvmcompose.core.commands import INPUT_CHUNK, INPUT_WINDOW
 
 _CONFLICT = 409
@@ -52,7 +52,6 @@ class CommandInput:
             if error.status != _CONFLICT:  # the command may have ended already: its log says why
                 self._failed(error)
             return
-        connection.settimeout(None)
         threading.Thread(target=self._listen, args=(connection,), daemon=True, name="input taken").start()
         try:
             self._send(connection)
@@ -60,12 +59,8 @@ class CommandInput:
             return  # the server ends the command when the input breaks off, and says so in its log
 
     def _open(self) -> websocket.WebSocket:
-        try:
-            return open_websocket(self._address, self._path, self._headers, self._ca_file, threads=True)
-        except websocket.WebSocketBadStatusException as error:
-            raise error_of(error.status_code, error.resp_body or b"", str(self._address)) from error
-        except (websocket.WebSocketException, OSError) as error:
-            raise ServerError(f"cannot send the input to {self._address}: {error}") from error
+        doing = "send the input to"
+        return open_channel(self._address, self._path, self._headers, self._ca_file, doing=doing)
 
     def _send(self, connection: websocket.WebSocket) -> None:
         sent = 0

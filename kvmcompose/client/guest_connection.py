@@ -8,8 +8,8 @@ import threading
 import websocket
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.errors import ServerError, error_of
-from kvmcompose.client.websockets import open_websocket
+from kvmcompose.client.errors import ServerError
+from kvmcompose.client.websockets import open_channel
 from kvmcompose.core.commands import INPUT_CHUNK
 
 _NORMAL_CLOSURE = 1000
@@ -19,13 +19,7 @@ def connect_guest(
     address: Address, path: str, headers: dict[str, str], ca_file: str | None, *, source: int, target: int
 ) -> None:
     """Copy between two file descriptors and the guest until either side ends. Raises ServerError."""
-    try:
-        connection = open_websocket(address, path, headers, ca_file, threads=True)
-    except websocket.WebSocketBadStatusException as error:
-        raise error_of(error.status_code, error.resp_body or b"", str(address)) from error
-    except (websocket.WebSocketException, OSError) as error:
-        raise ServerError(f"cannot reach the server on {address}: {error}") from error
-    connection.settimeout(None)
+    connection = open_channel(address, path, headers, ca_file)
     threading.Thread(target=_send, args=(connection, source), daemon=True, name="input").start()
     try:
         while True:

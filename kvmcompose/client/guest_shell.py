@@ -11,8 +11,8 @@ import msgspec
 import websocket
 
 from kvmcompose.client.address import Address
-from kvmcompose.client.errors import ServerError, error_of
-from kvmcompose.client.websockets import open_websocket
+from kvmcompose.client.errors import ServerError
+from kvmcompose.client.websockets import open_channel
 from kvmcompose.core.access import ShellEnded, TerminalSize
 from kvmcompose.core.commands import INPUT_CHUNK
 from kvmcompose.core.plain import without_controls
@@ -40,13 +40,7 @@ def run_shell(
     """
     first = size()
     asked = f"{path}?columns={first.columns}&rows={first.rows}"
-    try:
-        connection = open_websocket(address, asked, headers, ca_file, threads=True)
-    except websocket.WebSocketBadStatusException as error:
-        raise error_of(error.status_code, error.resp_body or b"", str(address)) from error
-    except (websocket.WebSocketException, OSError) as error:
-        raise ServerError(f"cannot reach the server on {address}: {error}") from error
-    connection.settimeout(None)
+    connection = open_channel(address, asked, headers, ca_file)
     typing = _Typing(connection, source, resized, size)
     threading.Thread(target=typing.run, daemon=True, name="input").start()
     try:

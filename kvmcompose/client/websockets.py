@@ -5,6 +5,7 @@ from __future__ import annotations
 import websocket
 
 from kvmcompose.client.address import CONNECT_SECONDS, Address
+from kvmcompose.client.errors import ServerError, error_of
 
 
 def open_websocket(
@@ -30,3 +31,22 @@ def open_websocket(
     except BaseException:
         endpoint.close()
         raise
+
+
+def open_channel(
+    address: Address,
+    path: str,
+    headers: dict[str, str],
+    ca_file: str | None,
+    *,
+    doing: str = "reach the server on",
+) -> websocket.WebSocket:
+    """Return a connection that several threads may use, and that waits without limit. Raises ServerError."""
+    try:
+        connection = open_websocket(address, path, headers, ca_file, threads=True)
+    except websocket.WebSocketBadStatusException as error:
+        raise error_of(error.status_code, error.resp_body or b"", str(address)) from error
+    except (websocket.WebSocketException, OSError) as error:
+        raise ServerError(f"cannot {doing} {address}: {error}") from error
+    connection.settimeout(None)
+    return connection

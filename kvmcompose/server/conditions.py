@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -101,25 +101,28 @@ class Conditions:
 
     async def _rounds(self) -> None:
         while True:
-            began = time.monotonic()
+            due = asyncio.get_running_loop().time() + ROUND_SECONDS
             news = self._store.all_deployments.news
-            names = dict.fromkeys(each.name for each in self._store.deployments())
-            self._known = {name: known for name, known in self._known.items() if name in names}
-            for name in names:
-                deployment = self._store.deployment(name)  # it may have been removed meanwhile
-                if deployment is None or deployment.state is not Phase.UP:
-                    continue
-                if any(sees(deployment) for sees in self._followers):
-                    took = time.monotonic()
-                    if await self._find(deployment, ROUND_SECONDS / 2):
-                        await asyncio.sleep((time.monotonic() - took) * (1 / _SHARE - 1))
-            try:  # an action that has ended is followed at once
-                async with asyncio.timeout_at(
-                    asyncio.get_running_loop().time() + began + ROUND_SECONDS - time.monotonic()
-                ):
+            try:
+                await self._round_of_looks()
+            except Exception:  # those who follow the list still do: the next round may work
+                log.exception("looking which testbeds are degraded")
+                await asyncio.sleep(ROUND_SECONDS)
+            with suppress(TimeoutError):  # an action that has ended is followed at once
+                async with asyncio.timeout_at(due):
                     await news.wait()
-            except TimeoutError:
+
+    async def _round_of_looks(self) -> None:
+        names = dict.fromkeys(each.name for each in self._store.deployments())
+        self._known = {name: known for name, known in self._known.items() if name in names}
+        for name in names:
+            deployment = self._store.deployment(name)  # it may have been removed meanwhile
+            if deployment is None or deployment.state is not Phase.UP:
                 continue
+            if any(sees(deployment) for sees in self._followers):
+                began = time.monotonic()
+                if await self._find(deployment, ROUND_SECONDS / 2):
+                    await asyncio.sleep((time.monotonic() - began) * (1 / _SHARE - 1))
 
     async def _find(self, deployment: Deployment, new: float) -> bool:
         """Look at a deployment, unless what is known of it is not older than ``new`` seconds."""

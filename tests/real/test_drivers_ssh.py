@@ -229,7 +229,7 @@ async def keys_are_pinned(up: Up) -> None:
     known = login.known_hosts
     noted = known.read_text()
 
-    # the guest is made anew behind our back: another life, another key
+    # the guest is replaced behind our back, and has another host key
     hypervisor = up.host.hypervisor
     await hypervisor.domains.destroy(DOMAIN)
     await up.host.disks.reset_overlay(up.testbed.folder / "artefacts/one-cloud-init.img")
@@ -249,7 +249,7 @@ async def keys_are_pinned(up: Up) -> None:
     await up.shell.wait_ready(login, 120)
     assert known.read_text() not in ("", noted)
 
-    # a reboot is the same guest, and the connection is made anew by itself
+    # a reboot is the same guest, and the connection comes back by itself
     assert await hypervisor.domains.shut_down(DOMAIN, 60)
     await up.start("one")
     assert (await up.run("one", "hostname")) == (0, [DOMAIN])

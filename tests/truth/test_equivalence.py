@@ -60,7 +60,7 @@ class Sequence:
         shutil.rmtree(self.bench.folder.parent)
 
     def clean(self) -> Clean:
-        """A clean build of the inputs as they are, made anew only when one of them is another."""
+        """A clean build of the inputs as they are, repeated only when one of them has changed."""
         folder = self.bench.folder
         inputs: list[object] = [(self.bench.root / "store/index.json").read_bytes()]
         for path in sorted(folder.rglob("*")):

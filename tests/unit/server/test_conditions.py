@@ -100,6 +100,20 @@ async def followed(it: Testbeds) -> None:
     assert len(it.looks) == looks  # nobody wants to know
 
 
+async def an_error(it: Testbeds) -> None:
+    """It ends no round but its own."""
+    errors = iter([True])
+
+    def sees(_deployment: Deployment) -> bool:
+        if next(errors, False):
+            raise OSError("the store does not answer")
+        return True
+
+    with it.conditions.following(sees):
+        await it.until(lambda: bool(it.looks))
+    assert next(errors, None) is None
+
+
 def test_what_is_known_is_known_until_the_next_action() -> None:
     asyncio.run(known_until_the_next_action(Testbeds("demo")))
 
@@ -111,3 +125,8 @@ def test_a_request_does_not_wait_for_a_host_that_hangs() -> None:
 def test_it_is_looked_for_while_somebody_follows_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conditions, "ROUND_SECONDS", 0.01)
     asyncio.run(followed(Testbeds("a", "b")))
+
+
+def test_rounds_go_on_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditions, "ROUND_SECONDS", 0.01)
+    asyncio.run(an_error(Testbeds("a")))
